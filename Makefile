@@ -1,0 +1,81 @@
+# make demo | test | test-slow | test-gpu | check | bench | lock | clean. The first use of any installs the pinned set
+# into .venv; while requirements.lock and pyproject.toml stay as they are, pip is not called again and no network is used.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Requirements beyond pyproject.toml's for `make lock`, as in: make lock LOCK_WITH=torch==2.13.0
+LOCK_WITH ?=
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup requirements package demo test test-slow test-gpu check bench lock clean
+
+help:
+	@sed -n 1,2p Makefile
+
+# Compared by content, not by date: a checkout that touches the lock and leaves it the same installs nothing.
+setup:
+	@cmp -s requirements.lock $(VENV)/requirements.lock || $(MAKE) --no-print-directory requirements
+	@cmp -s pyproject.toml $(VENV)/pyproject.toml || $(MAKE) --no-print-directory package
+
+requirements:
+	@echo "== installing requirements.lock into $(VENV) (once; several minutes)"
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("expected Python 3.11 or newer: make PYTHON=python3.11")'
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(RUN) -m pip install --progress-bar off --requirement requirements.lock --constraint requirements.lock
+	@cp requirements.lock $(VENV)/requirements.lock
+
+package:
+	@echo "== installing widen itself into $(VENV), editable"
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@cp pyproject.toml $(VENV)/pyproject.toml
+
+demo: setup
+	@echo "== widen demo"
+	$(VENV)/bin/widen demo $(ARGS)
+
+test: setup
+	@echo "== tests, without the slow ones and those for a GPU"
+	$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: setup
+	@echo "== slow tests"
+	$(RUN) -m pytest -m "slow and not gpu" $(ARGS)
+
+test-gpu: setup
+	@echo "== tests for a GPU"
+	$(RUN) -m pytest -m gpu $(ARGS)
+
+check: setup
+	@echo "== ruff"
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	@echo "== mypy"
+	$(RUN) -m mypy
+	@echo "== import contracts"
+	$(VENV)/bin/lint-imports
+
+bench: setup
+	@echo "== bench"
+	$(RUN) -m bench $(ARGS)
+
+lock:
+	@echo "== resolving pyproject.toml anew (network)"
+	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	"$(PYTHON)" -m venv "$$folder/venv"; \
+	"$$folder/venv/bin/python" -m pip install --progress-bar off ".[pipeline,dev]" $(LOCK_WITH); \
+	{ sed -n '/^#/p' requirements.lock; \
+	  "$$folder/venv/bin/python" -m pip freeze --all --exclude pip --exclude widen \
+	    | sed 's/+cpu$$//' | grep -v -E '^(nvidia-|cuda-|triton==)'; } > "$$folder/requirements.lock"; \
+	cp "$$folder/requirements.lock" requirements.lock
+	@echo "== requirements.lock is new: run make check test test-slow, then commit it"
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

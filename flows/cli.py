@@ -1,0 +1,127 @@
+"""The command `widen`. Exit codes: 0 done, 2 usage or recipe, 3 inputs refused, 4 the gate did not pass,
+5 the environment (disk, device, server), 1 a bug of ours.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="widen",
+    help="Merge language models with WIDEN, from versioned checkpoints to a gated, registered champion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe, or for `merge` also a plain mergekit configuration.")]
+Workspace = Annotated[Path, typer.Option(help="The workspace: relative paths in the recipe are meant from here.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; the merged bytes are the same.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Where its hub and workspace go.")] = Path("widen-demo"),
+    device: Device = "auto",
+) -> None:
+    """Merge the quickstart's trained checkpoints end to end, and show the result."""
+    from flows.demo import run_demo
+
+    run_demo(folder, device)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]) -> None:
+    """Make a workspace for a team: a git and DVC repository with pipeline, deployment and a recipe template."""
+    from flows.assets import workspace_files
+    from tasks.workspace import create_workspace
+
+    workspace = create_workspace(folder, workspace_files())
+    typer.echo(f"{workspace} is ready; edit recipes/template.yaml there, then run: widen run recipes/template.yaml")
+
+
+@app.command()
+def run(recipe: RecipeFile, workspace: Workspace = Path(), device: Device = "auto") -> None:
+    """The whole road: fetch, measure, validate, merge, evaluate, gate, register, promote."""
+    from flows.run import run_recipe
+
+    run_recipe(recipe, workspace, device)
+
+
+@app.command()
+def validate(recipe: RecipeFile, workspace: Workspace = Path(), device: Device = "auto") -> None:
+    """As far as validation: may these checkpoints be merged at all?"""
+    from flows.run import validate_recipe
+
+    validate_recipe(recipe, workspace, device)
+
+
+@app.command()
+def merge(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option(help="The folder to make; one that this recipe did not make is left alone.")],
+    workspace: Workspace = Path(),
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
+    shard_size: Annotated[str, typer.Option(help="Largest output file, such as 500MB or 5GB.")] = "5GB",
+) -> None:
+    """The merge alone: no workflow engine, no registry. Refuses what needs no policy (structure, finiteness)."""
+    from flows.merge import merge_recipe
+
+    merge_recipe(recipe, out, workspace, device, threads, shard_size)
+
+
+@app.command()
+def lineage(
+    model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|/VERSION]", help="A registered model.")],
+    workspace: Workspace = Path(),
+    registry: Annotated[str | None, typer.Option(help="Its registry, if not the workspace's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Where a registered model came from, back to the digest of every input file."""
+    from flows.run import show_lineage
+
+    show_lineage(model, workspace, registry, as_json)
+
+
+@app.command()
+def station(
+    name: Annotated[str, typer.Argument(help="fetch, measure, validate, merge, evaluate or gate.")],
+    recipe: RecipeFile,
+    workspace: Workspace = Path(),
+    device: Device = "auto",
+) -> None:
+    """One station on what those before it recorded, without the workflow engine; `dvc repro` runs these."""
+    from flows.run import run_one_station
+
+    run_one_station(name, recipe, workspace, device)
+
+
+def main() -> None:
+    """Run the command; every error that we raise on purpose becomes one message and its exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is told in one line
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    code = getattr(error, "exit_code", 1)
+    if code == 1 or os.environ.get("WIDEN_DEBUG"):
+        import traceback
+
+        if os.environ.get("WIDEN_DEBUG"):
+            traceback.print_exception(error)
+        else:
+            print(f"widen: a bug of ours: {type(error).__name__}: {error} (WIDEN_DEBUG=1 shows where)", file=sys.stderr)
+    if code != 1:
+        print(f"widen: {error}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,39 @@
+"""What every dependency is told before it is imported: no telemetry, no host that the user did not name, quiet.
+
+What the user has set is kept.
+"""
+
+import os
+from pathlib import Path
+
+_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_WAIT_POLICY": "passive",  # threads of small models would burn a core each while they wait for the other
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def prepare(workspace: Path) -> None:
+    """Set the defaults; Prefect's own database and settings go into the workspace unless it was told otherwise."""
+    for name, value in {**_DEFAULTS, "PREFECT_HOME": str(workspace / ".widen" / "prefect")}.items():
+        os.environ.setdefault(name, value)
+
+
+def start_prefect() -> None:
+    """Start Prefect's temporary server, unless the user named a server; the flow then finds it running.
+
+    On a fresh machine it needs longer than everything before the flow: this lets both go on at once.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value() is None:
+        from prefect.server.api.server import SubprocessASGIServer
+
+        SubprocessASGIServer().start()

@@ -1,0 +1,179 @@
+"""A recipe: which checkpoints are merged, how, and what the result must show before it may be promoted.
+
+`load_recipe` is the one way in, for a full recipe and for a bare mergekit configuration. Its error lists every problem
+with file, line and key.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from flows import mergekit, recipe_checks
+from flows.faults import Fault, Where, listed, refusal
+from flows.recipe_schema import (
+    ALL_MODELS,
+    Body,
+    Evaluation,
+    Gates,
+    Merge,
+    Registration,
+    SourceSpec,
+    Validation,
+    check,
+)
+from flows.yaml_source import read
+from widen.errors import RecipeError
+
+SECTIONS = ("validate", "evaluate", "gates", "registry")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that holds together: every name in it names something. Attributes are named as in the YAML.
+
+    `inputs` are the checkpoints that are merged, by name and base first: `inputs[recipe.base]` is the base's source. A
+    model given as a folder is named by the last part of its path. Paths are as written, relative to the workspace.
+    """
+
+    name: str
+    merge: Merge
+    inputs: Mapping[str, SourceSpec]
+    sources: Mapping[str, SourceSpec] = field(default_factory=dict)
+    validate: Validation | None = None
+    evaluate: Evaluation | None = None
+    gates: Gates | None = None
+    registry: Registration | None = None
+    text: str = field(default="", compare=False, repr=False)
+    path: Path = field(default=Path(), compare=False)
+
+    @property
+    def base(self) -> str:
+        """The base's name."""
+        return next(iter(self.inputs))
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The merged models' names, in the recipe's order."""
+        return tuple(self.inputs)[1:]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the recipe's content: comments, key order, layout and spelt-out defaults do not change it."""
+        content = {section: getattr(self, section) for section in ("merge", *SECTIONS)}
+        sources = {name: asdict(source) for name, source in {**self.sources, **self.inputs}.items()}
+        named = {section: asdict(value) for section, value in content.items() if value is not None}
+        return _digest({"name": self.name, "sources": sources, **named})
+
+    @property
+    def merge_digest(self) -> str:
+        """sha256 of what decides the merged bytes: the sources used, in order, the method, its settings, the type."""
+        inputs = [[name, asdict(source)] for name, source in self.inputs.items()]
+        settings = {
+            "method": self.merge.merge_method,
+            "dtype": self.merge.output_dtype,
+            **asdict(self.merge.parameters),
+        }
+        return _digest({"inputs": inputs, "settings": settings})
+
+    @overload
+    def require(self, section: Literal["validate"]) -> Validation: ...
+    @overload
+    def require(self, section: Literal["evaluate"]) -> Evaluation: ...
+    @overload
+    def require(self, section: Literal["gates"]) -> Gates: ...
+    @overload
+    def require(self, section: Literal["registry"]) -> Registration: ...
+    def require(self, section: str) -> Validation | Evaluation | Gates | Registration:
+        """The section, which a merge alone may leave out and `widen run` needs.
+
+        Raises:
+            RecipeError: the recipe has no such section; the message names all that a run would miss.
+        """
+        value: Validation | Evaluation | Gates | Registration | None = getattr(self, section)
+        if value is None:
+            missing = listed(name for name in SECTIONS if getattr(self, name) is None)
+            raise RecipeError(
+                f"{self.path}:1: {section}: a run needs this section; add what the recipe lacks: {missing}"
+            )
+        return value
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe, or a bare mergekit configuration, which is a recipe named by its file with a merge section only.
+
+    Raises:
+        RecipeError: the file cannot be read or does not hold together; the message lists every problem found.
+    """
+    document = read(Path(path))
+    bare = mergekit.looks_like(document.data)
+    data, adapted = _adapt(_as_recipe(document.data, document.path.stem) if bare else document.data)
+    body, structural = check(data)
+    faults = [*adapted, *(fault for fault in structural if not _follows_from_slices(fault, adapted))]
+    misspelt = {fault.where[:-1] for fault in structural}
+    faults += [fault for fault in recipe_checks.faults(body) if fault.where not in misspelt] if body else []
+    if bare:
+        faults = [replace(fault, where=_unwrapped(fault.where)) for fault in faults]
+    faults += document.faults
+    if faults or body is None:
+        raise refusal(document.path, faults, document.line_of)
+    return _recipe(body, document.text, document.path)
+
+
+def _as_recipe(data: Mapping[str, Any], stem: str) -> dict[str, Any]:
+    """A bare configuration's keys, under `merge`; `name` is the one key of a recipe that it may have."""
+    return {"name": data.get("name", stem), "merge": {key: value for key, value in data.items() if key != "name"}}
+
+
+def _unwrapped(where: Where) -> Where:
+    return where[1:] if where[:1] == ("merge",) else where
+
+
+def _adapt(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Fault]]:
+    if not isinstance(data.get("merge"), Mapping):
+        return data, []
+    merge, faults = mergekit.adapt(data["merge"], ("merge",))
+    return {**data, "merge": merge}, faults
+
+
+def _follows_from_slices(fault: Fault, adapted: list[Fault]) -> bool:
+    """Whether `models` is missing because mergekit's `slices` or `modules`, refused already, stand in its place."""
+    whole = {("merge", "slices"), ("merge", "modules")} & {one.where for one in adapted}
+    return bool(whole) and fault.where == ("merge", "models")
+
+
+def _recipe(body: Body, text: str, path: Path) -> Recipe:
+    inputs = recipe_checks.inputs(body)
+    return Recipe(
+        name=body.name,
+        merge=body.merge,
+        inputs=inputs,
+        sources=body.sources,
+        validate=_spread(body.validate, tuple(inputs)[1:]) if body.validate else None,
+        evaluate=body.evaluate,
+        gates=body.gates,
+        registry=body.registry,
+        text=text,
+        path=path,
+    )
+
+
+def _spread(validation: Validation, parents: tuple[str, ...]) -> Validation:
+    """One band for all models becomes a band for each."""
+    bands = dict(validation.relative_change)
+    band = bands.pop(ALL_MODELS, None)
+    return replace(validation, relative_change={**dict.fromkeys(parents, band), **bands} if band else bands)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(_given(content), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _given(value: Any) -> Any:
+    """Without the keys that are None, so that a key added later, and not given, changes no digest."""
+    if isinstance(value, Mapping):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,173 @@
+"""One run's recipe in the words of the rooms below: where its files lie, and each section as that room's own values."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.recipe import SECTIONS, Recipe, load_recipe
+from widen.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from registry.gate import Clause
+    from registry.store import Registry
+    from tasks.evaluate import EvaluateSettings
+    from tasks.fetch import Source
+    from widen import Settings
+    from widen.manifest import Recipe as MergedRecipe
+
+MERGED = "merged"
+"""The merged model's name among the scorecards."""
+
+Call = Callable[..., Any]
+
+
+def orchestrated(work: Call, *arguments: Any, **named: Any) -> Any:
+    """Run a task as Prefect does."""
+    return work(*arguments, **named)
+
+
+def side_by_side(work: Any, call: Call, arguments: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:
+    """Run a task on each of `arguments`, `workers` at a time, in whichever way `call` runs one; results in order.
+
+    The first error ends the wait for those not yet begun and is raised.
+    """
+    if workers == 1:
+        return [call(work, *one) for one in arguments]
+    with ThreadPoolExecutor(workers) as pool:
+        # A thread starts without the run that it belongs to; the copied context tells Prefect.
+        futures = [pool.submit(copy_context().run, call, work, *one) for one in arguments]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def plainly(work: Any, *arguments: Any, **named: Any) -> Any:
+    """Run a task as the plain function that it is, without Prefect."""
+    return getattr(work, "fn", work)(*arguments, **named)
+
+
+@dataclass(frozen=True)
+class Road:
+    """A recipe in a workspace, on a device. `call` runs the tasks: `orchestrated` or `plainly`."""
+
+    recipe: Recipe
+    workspace: Path
+    device: str
+    call: Call
+
+    @classmethod
+    def open(cls, recipe: Path, workspace: Path, device: str, call: Call = orchestrated) -> "Road":
+        """Read the recipe, a file as given or meant from the workspace, and find the workspace.
+
+        Raises RecipeError for either, EnvironmentFault for a device that is not there.
+        """
+        from tasks.workspace import require_workspace
+        from widen.backend import require_device
+
+        require_device(device)
+        folder = require_workspace(workspace)
+        return cls(load_recipe(recipe if recipe.is_file() else folder / recipe), folder, device, call)
+
+    def require_all(self) -> None:
+        """Raise RecipeError now for a section that a station would miss later."""
+        for section in SECTIONS:
+            self.recipe.require(section)  # type: ignore[call-overload]
+        _ = self.settings, self.clauses, self.evaluation, self.registry
+
+    @property
+    def run_folder(self) -> Path:
+        """What the stations record, for people and for the next station."""
+        return self.workspace / "runs" / self.recipe.name
+
+    @property
+    def merged_folder(self) -> Path:
+        """The merged checkpoint."""
+        return self.workspace / "merged" / self.recipe.name
+
+    @property
+    def cache(self) -> Path:
+        """Statistics, digests and scorecards that are good for as long as their inputs are."""
+        return self.workspace / ".widen"
+
+    @property
+    def sources(self) -> tuple["Source", ...]:
+        """The checkpoints to fetch, the base first."""
+        from tasks.fetch import Source
+
+        return tuple(Source(name, spec.path, spec.repo, spec.rev) for name, spec in self.recipe.inputs.items())
+
+    @property
+    def allow_config(self) -> tuple[str, ...]:
+        """Configuration keys in which a model may differ from the base."""
+        return self.recipe.validate.allow_config if self.recipe.validate else ()
+
+    @property
+    def settings(self) -> "Settings":
+        """The merge's settings."""
+        return settings_of(self.recipe)
+
+    @property
+    def merged_recipe(self) -> "MergedRecipe":
+        """What the merged folder belongs to."""
+        from widen.manifest import Recipe as MergedRecipe
+
+        return MergedRecipe(self.recipe.name, self.recipe.merge_digest)
+
+    @property
+    def evaluation(self) -> "EvaluateSettings":
+        """What to score, and how."""
+        from tasks.evaluate import EvaluateSettings
+
+        asked = self.recipe.require("evaluate")
+        include = self.workspace / asked.include_path if asked.include_path else None
+        if include is not None and not include.is_dir():
+            raise EnvironmentFault(f"evaluate.include_path: expected a folder of tasks, found nothing at {include}")
+        return EvaluateSettings(
+            tasks=asked.tasks,
+            include_path=include,
+            dtype=asked.dtype,
+            batch_size=asked.batch_size,
+            limit=asked.limit,
+            num_fewshot=asked.num_fewshot,
+            device=self._torch_device,
+            threads=max(1, len(os.sched_getaffinity(0)) // asked.parallel),
+        )
+
+    @property
+    def clauses(self) -> tuple["Clause", ...]:
+        """The gate's clauses, in the recipe's order."""
+        from registry.gate import Absolute, Parent
+
+        gates = self.recipe.require("gates")
+        absolute = (Absolute(c.task, c.metric, c.floor, c.ceiling, c.filter) for c in gates.absolute)
+        parents = (Parent(c.task, c.metric, c.owner, c.keep, c.margin, c.superior, c.filter) for c in gates.parents)
+        return (*absolute, *parents)
+
+    @property
+    def registry(self) -> "Registry":
+        """Where versions are registered."""
+        from registry.store import Registry
+
+        return Registry.at(self.recipe.require("registry").uri, self.workspace)
+
+    @property
+    def _torch_device(self) -> str:
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def settings_of(recipe: Recipe) -> "Settings":
+    """A recipe's merge section as the engine's settings."""
+    from widen import Settings
+
+    merge = recipe.merge
+    return Settings(merge.merge_method, merge.parameters.t, merge.parameters.s, merge.output_dtype)

@@ -1,0 +1,65 @@
+"""What the commands around the whole road do: run it, part of it, or read back where a model came from."""
+
+import logging
+from pathlib import Path
+
+from flows.environment import prepare
+from flows.quiet import told_once
+from flows.report import print_run
+from flows.road import Road, plainly
+
+
+def run_recipe(recipe: Path, workspace: Path, device: str) -> None:
+    """Run the flow and print what came of it, whether or not the gate passed."""
+    from registry.errors import PromotionRefused
+
+    workspace = workspace.resolve()
+    prepare(workspace)
+    # Before the workflow engine starts, so that a mistake in the recipe is answered at once.
+    road = Road.open(recipe, workspace, device)
+    road.require_all()
+    from flows.pipeline import merge_pipeline
+
+    with told_once():
+        try:
+            merge_pipeline(str(road.recipe.path.resolve()), str(workspace), device)
+        except PromotionRefused:
+            print_run(road)
+            raise
+    print_run(road)
+
+
+def validate_recipe(recipe: Path, workspace: Path, device: str) -> None:
+    """Fetch, measure and validate, and say where the result is."""
+    from flows import stations
+
+    road = _plain_road(recipe, workspace, device)
+    result = stations.validate(road, stations.measure(road, stations.fetch(road)))
+    print(f"valid: {road.recipe.name}; the figures are in {result} and {result.with_suffix('')}/index.html")
+
+
+def run_one_station(name: str, recipe: Path, workspace: Path, device: str) -> None:
+    """Run a single station without the workflow engine."""
+    from flows.stations import run_station
+
+    run_station(name, _plain_road(recipe, workspace, device))
+
+
+def _plain_road(recipe: Path, workspace: Path, device: str) -> Road:
+    prepare(workspace.resolve())
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("great_expectations", "httpx", "mlflow", "dvc", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return Road.open(recipe, workspace, device, plainly)
+
+
+def show_lineage(model: str, workspace: Path, registry: str | None, as_json: bool) -> None:
+    """Print a registered model's lineage."""
+    workspace = workspace.resolve()
+    prepare(workspace)
+    from registry.lineage import render
+    from registry.store import Registry
+    from registry.versions import read_lineage
+
+    found = read_lineage(Registry.at(registry, workspace), model)
+    print(found.lineage.to_json() if as_json else f"{found.chosen}\n{render(found.lineage)}")

@@ -1,0 +1,36 @@
+"""The errors of the registry room.
+
+RegistryError              exit code 5: the registry or its storage cannot do what was asked
++-- RegistryUnreachable    5: nobody answers at the registry's address; asking again later may help
++-- GateError              2: a gate that would pass vacuously, or compares what cannot be compared
++-- NotRegistered          2: no such model, version or alias
++-- PromotionRefused       4: the gate's verdict does not allow the move
+"""
+
+
+class RegistryError(Exception):
+    """Base of this room's errors; `exit_code` is what the command returns."""
+
+    exit_code = 5
+
+
+class RegistryUnreachable(RegistryError):
+    """Nobody answers at the registry's address. The only error here that is worth a retry."""
+
+
+class GateError(RegistryError):
+    """A clause names a task, baseline or document set that is missing or does not match."""
+
+    exit_code = 2
+
+
+class NotRegistered(RegistryError):
+    """The registry holds no such model, version or alias."""
+
+    exit_code = 2
+
+
+class PromotionRefused(RegistryError):
+    """The gate did not pass, so the alias was not moved."""
+
+    exit_code = 4

@@ -1,0 +1,32 @@
+"""Measure what every model changed of the base, column by column: pass 1 as a task."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.fetch import Fetched
+from widen import Checkpoint, inspect
+from widen.progress import progress_on
+from widen.shards import write_atomically
+
+
+@task(name="measure", cache_policy=NO_CACHE)
+def measure(sources: Sequence[Fetched], allow_config: Sequence[str], device: str, cache: Path, out: Path) -> Path:
+    """Measure the models in `sources`, the base first, and write `out`: inputs with digests, summaries, problems.
+
+    What was measured before, under the same digests, comes from `cache`. Raises InputsRefused for a checkpoint that
+    cannot be read safely; everything else that is wrong is written down for the validation.
+    """
+    base, *models = (Checkpoint.open(source.folder, source.name) for source in sources)
+    found = inspect(base, models, allow_config=allow_config, device=device, cache=cache, progress=progress_on())
+    content = {
+        "inputs": [asdict(one) for one in found.inputs],
+        "models": [summary.to_json() for summary in found.summaries],
+        "problems": [asdict(problem) for problem in found.problems],
+    }
+    write_atomically(out, (json.dumps(content, indent=1) + "\n").encode())
+    return out

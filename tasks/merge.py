@@ -1,0 +1,36 @@
+"""Merge the fetched checkpoints: pass 2 as a task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.fetch import Fetched
+from widen import Checkpoint, Settings
+from widen import merge as merge_checkpoints
+from widen.manifest import Recipe
+from widen.progress import progress_on
+
+
+@task(name="merge", cache_policy=NO_CACHE)
+def merge(
+    sources: Sequence[Fetched],
+    settings: Settings,
+    recipe: Recipe,
+    allow_config: Sequence[str],
+    device: str,
+    cache: Path,
+    out: Path,
+) -> Path:
+    """Merge `sources`, the base first, into the folder `out` and return it.
+
+    `out` belongs to the recipe's name: what an earlier run of it left is replaced in one step, or kept, verified, when
+    neither inputs nor settings changed. Raises InputsRefused, OutputExists and EnvironmentFault as `widen.merge` does.
+    """
+    base, *models = (Checkpoint.open(source.folder, source.name) for source in sources)
+    merge_checkpoints(
+        base, models, out, settings, recipe=recipe, any_settings=True, allow_config=allow_config,
+        device=device, cache=cache, progress=progress_on(),
+    )  # fmt: skip
+    return out

@@ -1,0 +1,26 @@
+"""Promotion as a task: the gate's file and a version in, the champion alias moved or the reason why not."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from registry.decision import Decision
+from registry.errors import GateError
+from registry.promotion import Promotion
+from registry.promotion import promote as promote_version
+from registry.store import Registry
+from tasks.register import is_unreachable
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 8], retry_condition_fn=is_unreachable)
+def promote(registry: Registry, name: str, version: int, decision: Path) -> Promotion:
+    """Make `version` of `name` the champion if the decision in `decision` passed and is that version's own.
+
+    Raises PromotionRefused when it did not or is not, GateError when there is no such file.
+    """
+    try:
+        text = decision.read_text(encoding="utf-8")
+    except OSError as error:
+        raise GateError(f"{decision}: cannot read the gate's decision ({error}); run the gate first") from error
+    return promote_version(registry, name, version, Decision.from_json(text))

@@ -1,0 +1,165 @@
+"""The CPU kernels against the same operations written out in NumPy, in the promised order, bit for bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from widen.dtypes import BF16, F16, F32, StorageType
+from widen.geometry import Geometry, StoredTensor
+from widen.kernels import CHUNK_ROWS
+from widen.kernels.cpu import CpuBackend
+
+TYPES = (BF16, F16, F32)
+SHAPES = [
+    (1, 1),
+    (1, 7),
+    (7, 1),
+    (129, 3),
+    (128, 257),
+    (5, 1025),
+    (300, 40),
+    (2, 3, 9),
+    (3, 2, 130, 5),
+    (0, 4),
+    (4, 0),
+    (11,),
+    (),
+]
+
+
+def decode(tensor: StoredTensor) -> np.ndarray:
+    """The exact float64 values of storage bits."""
+    with np.errstate(invalid="ignore"):
+        if tensor.kind is BF16:
+            return (tensor.data.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return tensor.data.view(np.float16 if tensor.kind is F16 else np.float32).astype(np.float64)
+
+
+def encode(values: np.ndarray, kind: StorageType) -> StoredTensor:
+    """float32 values in a storage type; bfloat16 by truncation, which is as good as any for inputs."""
+    values = np.asarray(values, np.float32).reshape(-1)
+    if kind is BF16:
+        return StoredTensor((values.view(np.uint32) >> 16).astype(np.uint16), kind)
+    return StoredTensor(values.astype(np.float16).view(np.uint16) if kind is F16 else values.view(np.uint32), kind)
+
+
+def random_pair(shape: tuple[int, ...], base_kind: StorageType, model_kind: StorageType, seed: int = 0):
+    generator = np.random.default_rng(seed)
+    base = generator.standard_normal(shape)
+    model = base + 0.1 * generator.standard_normal(shape) * (generator.random(shape) < 0.7)
+    return encode(base, base_kind), encode(model, model_kind)
+
+
+def sums_in_order(base: np.ndarray, model: np.ndarray) -> list[np.ndarray]:
+    """The three sums of one (rows, columns) matrix: row by row inside a chunk, then chunk by chunk."""
+    delta = model - base
+    results = []
+    for terms in (base * base, delta * base, delta * delta):
+        total = np.zeros(base.shape[1])
+        for start in range(0, base.shape[0], CHUNK_ROWS):
+            chunk = np.zeros(base.shape[1])
+            for row in terms[start : start + CHUNK_ROWS]:
+                chunk = chunk + row
+            total = total + chunk
+        results.append(total)
+    return results
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("kinds", [(BF16, BF16), (F16, F16), (F32, F32), (BF16, F32), (F32, F16), (F16, BF16)])
+def test_measure_has_the_bits_of_numpy_in_the_promised_order(shape, transposed, kinds) -> None:
+    base, model = random_pair(shape, *kinds)
+    geometry = Geometry.of(shape, transposed)
+    with CpuBackend(2) as backend:
+        sums = backend.measure(base, model, geometry)
+    plain = [
+        decode(one).reshape(geometry.batch, geometry.stored_rows, geometry.stored_columns) for one in (base, model)
+    ]
+    for index in range(geometry.batch):
+        matrices = [one[index].T if geometry.transposed else one[index] for one in plain]
+        expected = sums_in_order(*matrices)
+        for found, wanted in zip((sums.base, sums.product, sums.delta), expected, strict=True):
+            assert found[index].tobytes() == wanted.tobytes()
+    delta = plain[1] - plain[0]
+    assert sums.changed == np.count_nonzero(delta)
+    assert sums.zeros == np.count_nonzero(plain[1] == 0)
+    assert sums.largest_change == (np.abs(delta).max() if delta.size else 0.0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("kinds", [(BF16, BF16, F16), (F16, F32, BF16), (F32, F32, F32)])
+@pytest.mark.parametrize("out_kind", TYPES)
+def test_combine_has_the_bits_of_numpy(shape, transposed, kinds, out_kind) -> None:
+    base, first = random_pair(shape, kinds[0], kinds[1], seed=1)
+    _, second = random_pair(shape, kinds[0], kinds[2], seed=2)
+    geometry = Geometry.of(shape, transposed)
+    weights = np.random.default_rng(3).random((2, geometry.batch, geometry.columns))
+    with CpuBackend(2) as backend:
+        blocks = list(backend.combine(base, [first, second], weights, geometry, out_kind))
+    found = np.concatenate([block.reshape(-1) for block in blocks]) if blocks else np.zeros(0, out_kind.bits)
+    stored = (geometry.batch, geometry.stored_rows, geometry.stored_columns)
+    values = [decode(one).reshape(stored) for one in (base, first, second)]
+    spread = [weight[:, :, None] if geometry.transposed else weight[:, None, :] for weight in weights]
+    total = np.zeros(stored)
+    for weight, model in zip(spread, values[1:], strict=True):
+        total = total + weight * (model - values[0])
+    assert found.tobytes() == round_to(values[0] + total, out_kind).tobytes()
+
+
+def round_to(values: np.ndarray, kind: StorageType) -> np.ndarray:
+    """To float32, then to the storage type, both to nearest even; bfloat16 by PyTorch, float16 by NumPy."""
+    single = values.astype(np.float32).reshape(-1)
+    if kind is F32:
+        return single.view(np.uint32)
+    if kind is F16:
+        with np.errstate(over="ignore"):
+            return single.astype(np.float16).view(np.uint16)
+    import torch
+
+    return torch.from_numpy(single).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+
+
+@pytest.mark.parametrize("kind", [BF16, F16])
+def test_every_16_bit_pattern_decodes_exactly_and_survives_a_merge_of_nothing(kind) -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    values = decode(StoredTensor(bits, kind))
+    finite = bits[np.isfinite(values) & (bits != 0x8000)]
+    tensor = StoredTensor(finite, kind)
+    geometry = Geometry.of(finite.shape, False)
+    weights = np.ones((1, 1, finite.size))
+    with CpuBackend(1) as backend:
+        merged = np.concatenate([b.reshape(-1) for b in backend.combine(tensor, [tensor], weights, geometry, kind)])
+        sums = backend.measure(tensor, tensor, geometry)
+    assert np.array_equal(merged, finite)
+    assert np.array_equal(sums.base[0], decode(tensor) ** 2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.floats(width=64, min_value=-1e5, max_value=1e5), min_size=1, max_size=40), st.sampled_from(TYPES))
+def test_rounding_is_nearest_even_on_any_sum(values: list[float], kind: StorageType) -> None:
+    exact = np.array(values)
+    model = StoredTensor(exact.astype(np.float32).view(np.uint32), F32)
+    base = StoredTensor(np.zeros(exact.size, np.uint32), F32)
+    weights = np.full((1, 1, exact.size), 1.0 / 3.0)
+    with CpuBackend(1) as backend:
+        blocks = list(backend.combine(base, [model], weights, Geometry.of(exact.shape, False), kind))
+    expected = round_to(decode(base) + (0.0 + decode(model) * (1.0 / 3.0)), kind)
+    assert np.concatenate([block.reshape(-1) for block in blocks]).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_change_no_bit(threads: int) -> None:
+    base, model = random_pair((700, 3000), BF16, BF16)
+    geometry = Geometry.of((700, 3000), False)
+    with CpuBackend(3) as usual, CpuBackend(threads) as other:
+        one, two = (backend.measure(base, model, geometry) for backend in (usual, other))
+        assert one.product.tobytes() == two.product.tobytes()
+        weights = np.random.default_rng(0).random((1, 1, 3000))
+        merged = [
+            b"".join(block.tobytes() for block in backend.combine(base, [model], weights, geometry, BF16))
+            for backend in (usual, other)
+        ]
+    assert merged[0] == merged[1]

@@ -1,0 +1,182 @@
+"""Nothing half-written under a final name: full disks, kills, and what a dead process leaves behind."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import widen
+from tests.build import LLAMA, family
+from widen.digests import DigestCache, Fingerprint, hash_file
+from widen.errors import EnvironmentFault, InputsRefused
+from widen.manifest import Manifest
+from widen.shards import Slot, TensorFile, staged_folder, write_atomically
+
+ROOT = Path(__file__).parents[2]
+MERGE = """
+    import sys, widen
+    base, model, out, s = sys.argv[1:]
+    print("ready", flush=True)
+    widen.merge(base, [model], out, widen.Settings(s=float(s)), recipe=widen.manifest.Recipe("r", "0"))
+"""
+
+
+def start_merge(*arguments: object, limit: str = "") -> "subprocess.Popen[str]":
+    code = "import widen.manifest\n" + limit + textwrap.dedent(MERGE)
+    command = [sys.executable, "-c", code, *(str(one) for one in arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return family(tmp_path_factory.mktemp("family"), sizes=(0.1,))
+
+
+def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path)
+    elements = free.f_bavail * free.f_frsize // 2 + (1 << 30)
+    rows = elements // 32
+    for name in ("base", "model"):
+        (tmp_path / name).mkdir()
+        config = LLAMA | {"num_hidden_layers": 0, "vocab_size": rows, "tie_word_embeddings": True}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        shape, size = [rows, 32], rows * 64
+        entry = {"dtype": "BF16", "shape": shape, "data_offsets": [0, size]}
+        header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header)
+            file.truncate(8 + len(header) + size)  # sparse: no byte of it is on the disk
+    with pytest.raises(EnvironmentFault, match="GB free"):
+        widen.merge(tmp_path / "base", [tmp_path / "model"], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "model"]
+
+
+def test_a_disk_that_fills_later_leaves_the_earlier_output(pair: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = widen.merge(*pair_of(pair), out, recipe=widen.manifest.Recipe("r", "0"))
+    # A limit on file sizes is the same failing write, and needs no disk of its own.
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    limit += "import tempfile; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    process = start_merge(*pair, out, 0.5, limit=limit)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode
+    assert "EnvironmentFault" in said
+    assert Manifest.load(out).digest == first.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def pair_of(pair: list[Path]) -> tuple[Path, list[Path]]:
+    return pair[0], pair[1:]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_earlier_output_stays_whole(pair: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = widen.merge(*pair_of(pair), out, recipe=widen.manifest.Recipe("r", "0"))
+    second = widen.merge(*pair_of(pair), tmp_path / "other", widen.Settings(s=0.5))
+    started = time.monotonic()
+    start_merge(*pair, tmp_path / "timing", 0.5).communicate(timeout=300)
+    whole = time.monotonic() - started
+    finished = 0
+    for attempt in range(12):
+        process = start_merge(*pair, out, 0.5)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(whole * attempt / 12)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        manifest = Manifest.load(out)
+        assert manifest.digest in (first.digest, second.digest)
+        assert manifest.damage(out) == []
+        assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
+        finished += manifest.digest == second.digest
+    process = start_merge(*pair, out, 0.5)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert Manifest.load(out).digest == second.digest
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "other", "timing"}
+    assert finished < 12
+
+
+def test_an_exception_in_the_middle_publishes_nothing(tmp_path: Path) -> None:
+    def failing() -> None:
+        with staged_folder(tmp_path / "out") as folder:
+            (folder / "model-00001-of-00002.safetensors").write_bytes(b"complete")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        failing()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
+    dead = tmp_path / ".out.staging-dead"
+    dead.mkdir()
+    (dead / ".lock").touch()
+    with staged_folder(tmp_path / "out") as living:
+        assert not dead.exists()
+        with staged_folder(tmp_path / "out") as other:
+            assert living.exists()
+            (other / "x").write_text("second")
+        (living / "x").write_text("first")
+    assert (tmp_path / "out" / "x").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "record.json"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [one.name for one in path.parent.iterdir()] == ["record.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_told(pair: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match="cannot write"):
+        widen.merge(*pair_of(pair), tmp_path / "file" / "out")
+
+
+def test_a_tensor_file_is_what_the_library_reads(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    slots = [Slot("b", "F64", (2, 2)), Slot("a", "F32", (3,)), Slot("é", "F32", ())]
+    file = TensorFile(tmp_path / "x.safetensors", slots, {"format": "pt"})
+    values = [np.arange(4.0).reshape(2, 2), np.arange(3, dtype=np.float32), np.float32([7])]
+    for value in values:
+        file.write(iter([value]))
+    digest = file.close()
+    assert digest == hash_file(tmp_path / "x.safetensors")
+    loaded = load_file(tmp_path / "x.safetensors")
+    assert [loaded[slot.name].tolist() for slot in slots] == [values[0].tolist(), values[1].tolist(), 7.0]
+
+
+def test_a_digest_is_kept_only_for_a_file_at_rest(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    fresh = DigestCache(tmp_path / "cache").compute(path)
+    assert fresh == hash_file(path)
+    assert not (tmp_path / "cache").exists()  # written a moment ago: it could change within one clock tick
+    os.utime(path, (1, 1))
+    DigestCache(tmp_path / "cache").compute(path)
+    assert DigestCache(tmp_path / "cache").get(path) == fresh
+    path.write_bytes(b"two")
+    assert DigestCache(tmp_path / "cache").get(path) is None
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    before = Fingerprint.of(path)
+    digest = hash_file(path)
+    path.write_bytes(b"longer")
+    with pytest.raises(InputsRefused, match="changed while it was read"):
+        DigestCache().put(path, before, digest)

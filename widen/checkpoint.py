@@ -1,0 +1,264 @@
+"""A sharded safetensors checkpoint: headers first, bytes on request, and a refusal for whatever is unsafe."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widen.dtypes import BY_SAFETENSORS_NAME, StorageType
+from widen.errors import EnvironmentFault, InputsRefused
+from widen.geometry import StoredTensor
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_FILES = (
+    "added_tokens.json", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+LONGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: its file, the byte range inside it, its storage type and shape."""
+
+    name: str
+    file: str
+    start: int
+    stop: int
+    kind: StorageType
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint folder. `name` is what messages and manifests call it; only headers have been read."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorEntry]
+    shards: tuple[str, ...]
+    _maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, folder: Path | str, name: str | None = None) -> "Checkpoint":
+        """Read the configuration, the index and every header. Raises InputsRefused for what cannot be trusted."""
+        folder = Path(folder)
+        name = name or folder.name
+        if not folder.is_dir():
+            raise InputsRefused(f"{name}: checkpoint folder {folder} does not exist; check the path or fetch it first")
+        config = _read_config(name, folder)
+        shards, weight_map = _find_shards(name, folder)
+        tensors: dict[str, TensorEntry] = {}
+        for shard in shards:
+            tensors.update(_read_header(name, folder, shard, weight_map))
+        _check_index(name, weight_map, tensors)
+        if not tensors:
+            raise InputsRefused(f"{name}: {', '.join(shards)} holds no tensor; expected a model's weights")
+        return cls(name, folder, config, dict(sorted(tensors.items())), shards)
+
+    @cached_property
+    def companions(self) -> tuple[str, ...]:
+        """The configuration, tokenizer and template files that this folder has, by name, sorted."""
+        names = (CONFIG_FILE, GENERATION_FILE, CHAT_TEMPLATE_FILE, *TOKENIZER_FILES)
+        return tuple(sorted(name for name in names if (self.folder / name).is_file()))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that the merge reads, by name, sorted."""
+        index = (INDEX_FILE,) if self._is_indexed else ()
+        return tuple(sorted({*self.shards, *self.companions, *index}))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.stop - entry.start for entry in self.tensors.values())
+
+    @property
+    def _is_indexed(self) -> bool:
+        return self.shards != (SINGLE_FILE,)
+
+    def bytes_of(self, file: str) -> NDArray[np.uint8]:
+        """A shard's bytes, mapped read-only: pages come from the page cache and are never anonymous memory."""
+        if file not in self._maps:
+            path = self.folder / file
+            try:
+                self._maps[file] = np.memmap(path, dtype=np.uint8, mode="r")
+            except (OSError, ValueError) as error:
+                raise EnvironmentFault(f"{self.name}: cannot read {path}: {error}") from error
+        return self._maps[file]
+
+    def tensor(self, name: str) -> StoredTensor:
+        """The stored bits of one tensor, without a copy unless its file left them unaligned."""
+        entry = self.tensors[name]
+        span = self.bytes_of(entry.file)[entry.start : entry.stop]
+        if span.ctypes.data % entry.kind.itemsize:
+            span = span.copy()
+        return StoredTensor(np.asarray(span).view(entry.kind.bits), entry.kind)
+
+
+def read_json(name: str, path: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint's file. Raises InputsRefused naming model and file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputsRefused(f"{name}: cannot read {path}: {error.strerror}; fetch the checkpoint again") from error
+    except (ValueError, RecursionError) as error:
+        raise InputsRefused(f"{name}: {path} is not valid JSON ({error}); fetch the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise InputsRefused(f"{name}: {path} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def _read_config(name: str, folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputsRefused(f"{name}: {folder} has no {CONFIG_FILE}; expected a Hugging Face checkpoint folder")
+    config = read_json(name, folder / CONFIG_FILE)
+    for file in (CONFIG_FILE, "tokenizer_config.json"):
+        content = config if file == CONFIG_FILE else read_json(name, folder / file) if (folder / file).is_file() else {}
+        if content.get("auto_map"):
+            raise InputsRefused(
+                f"{name}: {file} has `auto_map`, which asks to run Python code that came with the checkpoint; "
+                "nothing was executed. Convert the model to an architecture that transformers ships, and remove the key"
+            )
+    if "quantization_config" in config:
+        quantised = config["quantization_config"]
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else "?"
+        raise InputsRefused(
+            f"{name}: {CONFIG_FILE} declares quantised weights ({method}); expected bfloat16, float16 or float32. "
+            "Merge the unquantised checkpoint and quantise the result"
+        )
+    return config
+
+
+def _find_shards(name: str, folder: Path) -> tuple[tuple[str, ...], dict[str, str] | None]:
+    """The shard files, and the index's tensor-to-file map when there is one."""
+    if (folder / SINGLE_FILE).is_file():
+        return (SINGLE_FILE,), None
+    if (folder / INDEX_FILE).is_file():
+        weight_map = _read_index(name, folder)
+        return tuple(sorted(set(weight_map.values()))), weight_map
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise InputsRefused(
+            f"{name}: {folder} holds pickle weights ({pickles[0]}), which can run code when loaded; nothing was "
+            "executed. "
+            "Convert them where you trust the file: load it with torch.load(..., weights_only=True) and write it with "
+            "safetensors.torch.save_file, or model.save_pretrained(folder, safe_serialization=True)"
+        )
+    raise InputsRefused(f"{name}: {folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
+
+
+def _read_index(name: str, folder: Path) -> dict[str, str]:
+    weight_map = read_json(name, folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputsRefused(f"{name}: {INDEX_FILE} has no `weight_map` of tensor names to files")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or _leaves_folder(file):
+            raise InputsRefused(
+                f"{name}: {INDEX_FILE} places tensor {tensor} in {file!r}, outside the checkpoint's folder; it was not "
+                "opened. Expected a file name inside the folder"
+            )
+        if not (folder / file).is_file():
+            raise InputsRefused(f"{name}: {INDEX_FILE} names {file} for tensor {tensor}, but {folder} has no such file")
+    return weight_map
+
+
+def _leaves_folder(file: str) -> bool:
+    path = PurePosixPath(file)
+    return not file or path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file
+
+
+def _read_header(name: str, folder: Path, shard: str, weight_map: dict[str, str] | None) -> dict[str, TensorEntry]:
+    """The entries of one shard that belong to the checkpoint, after the file's structure has been proved sound."""
+    path = folder / shard
+    header, data_start = _header_json(name, path)
+    entries = {}
+    for tensor, fields in header.items():
+        if tensor != "__metadata__":
+            entries[tensor] = _entry(name, shard, tensor, fields, data_start)
+    _prove_structure(name, path)
+    unlisted = [tensor for tensor in entries if weight_map is not None and weight_map.get(tensor) != shard]
+    if unlisted:
+        raise InputsRefused(f"{name}: {shard} holds tensor {unlisted[0]}, which {INDEX_FILE} does not place there")
+    return entries
+
+
+def _header_json(name: str, path: Path) -> tuple[dict[str, Any], int]:
+    damaged = f"{name}: {path} is truncated or not safetensors"
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= LONGEST_HEADER:
+                raise InputsRefused(f"{damaged}: its header would be {length} bytes long; fetch the file again")
+            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InputsRefused(f"{damaged}: {error}; fetch the file again") from error
+    except OSError as error:
+        raise InputsRefused(f"{name}: cannot read {path}: {error.strerror}") from error
+    if not isinstance(header, dict):
+        raise InputsRefused(f"{damaged}: its header is not a JSON object; fetch the file again")
+    return header, 8 + length
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name occurs twice in the header")
+    return content
+
+
+def _entry(name: str, shard: str, tensor: str, fields: Any, data_start: int) -> TensorEntry:
+    try:
+        dtype, shape, (start, stop) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputsRefused(f"{name}: {shard}: tensor {tensor} has a damaged header entry ({error!r})") from error
+    if not isinstance(dtype, str) or dtype not in BY_SAFETENSORS_NAME:
+        raise InputsRefused(
+            f"{name}: tensor {tensor} in {shard} is stored as {dtype}; expected one of "
+            f"{', '.join(BY_SAFETENSORS_NAME)}. Merge the unquantised checkpoint"
+        )
+    kind = BY_SAFETENSORS_NAME[dtype]
+    numbers = (*shape, start, stop)
+    if (
+        not all(type(number) is int and number >= 0 for number in numbers)
+        or stop - start != prod(shape) * kind.itemsize
+    ):
+        raise InputsRefused(
+            f"{name}: {shard}: tensor {tensor}, shape {list(shape)}, type {dtype}, cannot fill bytes {start} to {stop}"
+        )
+    return TensorEntry(tensor, shard, data_start + start, data_start + stop, kind, shape)
+
+
+def _prove_structure(name: str, path: Path) -> None:
+    """Let the safetensors library prove what it proves: no overlap, no gap, no byte missing at the end."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise InputsRefused(f"{name}: {path} is truncated or corrupt ({error}); fetch the file again") from error
+
+
+def _check_index(name: str, weight_map: dict[str, str] | None, tensors: dict[str, TensorEntry]) -> None:
+    lost = sorted(set(weight_map or ()) - set(tensors))
+    if lost and weight_map:
+        found = f"places tensor {lost[0]} in {weight_map[lost[0]]}, which does not hold it"
+        raise InputsRefused(f"{name}: {INDEX_FILE} {found}; fetch the checkpoint again")

@@ -1,0 +1,95 @@
+"""What every merge refuses, policy or not: checkpoints that do not have the base's structure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from widen.architecture import full_config
+from widen.checkpoint import CONFIG_FILE, Checkpoint
+from widen.errors import InputsRefused
+from widen.tokenizer import tokenizer_identity
+
+# Keys that neither change what a tensor means nor what the network computes from it at inference.
+FREE_CONFIG_KEYS = frozenset({
+    "_attn_implementation", "_name_or_path", "attention_dropout", "attn_pdrop", "bos_token_id", "dtype", "embd_pdrop",
+    "eos_token_id", "hidden_dropout", "initializer_range", "pad_token_id", "pretraining_tp", "resid_pdrop",
+    "torch_dtype", "transformers_version", "use_cache",
+})  # fmt: skip
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a model cannot be merged: which model and tensor, what was expected and found, and what to do."""
+
+    model: str
+    tensor: str | None
+    what: str
+    expected: str
+    found: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = f"{self.model}: {self.tensor}" if self.tensor else self.model
+        return f"{place}: {self.what}: expected {self.expected}, found {self.found}; {self.remedy}"
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise InputsRefused with the first problems, one a line; return when there is none."""
+    if problems:
+        rest = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise InputsRefused("\n".join([*(str(problem) for problem in problems[:SHOWN]), *rest]))
+
+
+def structure_problems(
+    base: Checkpoint, models: Sequence[Checkpoint], tied: frozenset[str], allow_config: Sequence[str] = ()
+) -> list[Problem]:
+    """Everything in which a model differs from the base and must not: tensors, shapes, configuration, tokenizer.
+
+    tied: names that only repeat another tensor and are not merged. allow_config: keys that may differ.
+    """
+    problems: list[Problem] = []
+    for model in models:
+        problems += _tensor_problems(base, model, tied)
+        problems += _config_problems(base, model, allow_config)
+        problems += _tokenizer_problems(base, model)
+    return problems
+
+
+def _tensor_problems(base: Checkpoint, model: Checkpoint, tied: frozenset[str]) -> Iterator[Problem]:
+    for name in sorted((base.tensors.keys() | model.tensors.keys()) - tied):
+        ours, theirs = base.tensors.get(name), model.tensors.get(name)
+        if theirs is None:
+            expected, remedy = f"a tensor as in {base.name}", "use a full checkpoint"
+            yield Problem(model.name, name, "missing tensor", expected, "none", remedy)
+        elif ours is None:
+            remedy = f"use a model trained from {base.name}"
+            yield Problem(model.name, name, "extra tensor", f"none, as in {base.name}", str(list(theirs.shape)), remedy)
+        elif ours.shape != theirs.shape:
+            remedy = f"use a model with {base.name}'s architecture and vocabulary"
+            yield Problem(model.name, name, "other shape", str(list(ours.shape)), str(list(theirs.shape)), remedy)
+
+
+def _config_problems(base: Checkpoint, model: Checkpoint, allowed: Sequence[str]) -> Iterator[Problem]:
+    ours, theirs = full_config(base), full_config(model)
+    for key in sorted((ours.keys() | theirs.keys()) - FREE_CONFIG_KEYS - set(allowed)):
+        if ours.get(key) != theirs.get(key):
+            remedy = f"merge models of one architecture, or list {key} under validate.allow_config if it is harmless"
+            place = f"{CONFIG_FILE} {key}"
+            yield Problem(model.name, place, "other configuration", repr(ours.get(key)), repr(theirs.get(key)), remedy)
+
+
+def _tokenizer_problems(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
+    ours, theirs = tokenizer_identity(base), tokenizer_identity(model)
+    # A checkpoint without a tokenizer makes no claim about ids, so there is nothing to contradict.
+    if not ours.parts or not theirs.parts:
+        return
+    remedy = "its token ids may mean other text; use a model that kept the base's tokenizer"
+    shared = ours.comparable(theirs)
+    if not shared:
+        found = ", ".join(theirs.parts)
+        yield Problem(
+            model.name, None, "tokenizers cannot be compared", f"one of {', '.join(ours.parts)}", found, remedy
+        )
+    for part in shared:
+        if ours.parts[part] != theirs.parts[part]:
+            yield Problem(model.name, part, "other tokenizer", ours.parts[part][:12], theirs.parts[part][:12], remedy)

@@ -1,0 +1,134 @@
+"""Headers and settings become the merge plan: what each thing is, decided once, before any byte is read."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+
+from widen.architecture import Architecture, Kind, describe
+from widen.checkpoint import Checkpoint
+from widen.digests import digest_of
+from widen.dtypes import StorageType, storage_type
+from widen.errors import RecipeError
+from widen.geometry import Geometry
+from widen.shards import Slot
+
+SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a merge, besides its inputs. `out_dtype` None keeps each tensor's type in the base.
+
+    t: factor on the mean rank above which a column is important. s: the score of an important column. shard_bytes:
+    the largest output file, unless one tensor alone is larger; it changes no tensor's bytes.
+    """
+
+    method: str = "widen"
+    t: float = 1.0
+    s: float = 1.0
+    out_dtype: str | None = None
+    shard_bytes: int = SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        from widen.methods import METHODS
+
+        if self.method not in METHODS:
+            raise RecipeError(f"merge method {self.method!r} is unknown; expected one of {', '.join(sorted(METHODS))}")
+        for key in ("t", "s"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
+                raise RecipeError(f"{key} must be a finite number of at least 0, found {value!r}")
+            object.__setattr__(self, key, float(value))
+        if self.out_dtype is not None:
+            storage_type(self.out_dtype)
+        if self.shard_bytes < 1:
+            raise RecipeError(f"shard size must be at least 1 byte, found {self.shard_bytes}")
+
+    @property
+    def digest(self) -> str:
+        """Of what the merged tensors depend on: the shard size is not part of it."""
+        return digest_of({key: value for key, value in asdict(self).items() if key != "shard_bytes"})
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor to be merged."""
+
+    name: str
+    kind: Kind
+    geometry: Geometry
+    shape: tuple[int, ...]
+    out_type: StorageType
+
+    @property
+    def slot(self) -> Slot:
+        """Its place in an output file."""
+        return Slot(self.name, self.out_type.name, self.shape)
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A base, its models in recipe order, and what becomes of every tensor. `tied` names are not merged."""
+
+    base: Checkpoint
+    models: tuple[Checkpoint, ...]
+    settings: Settings
+    tensors: tuple[TensorPlan, ...]
+    tied: frozenset[str]
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The base, then the models."""
+        return (self.base, *self.models)
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of all merged tensors."""
+        return sum(tensor.slot.size for tensor in self.tensors)
+
+    @property
+    def shards(self) -> tuple[tuple[TensorPlan, ...], ...]:
+        """The tensors of each output file: by name, a new file where the next tensor would exceed the size.
+
+        Inside a file wider types come first, as the safetensors library lays them out, so that each is aligned.
+        """
+        files: list[list[TensorPlan]] = [[]]
+        room = self.settings.shard_bytes
+        for tensor in self.tensors:
+            if files[-1] and tensor.slot.size > room:
+                files.append([])
+                room = self.settings.shard_bytes
+            files[-1].append(tensor)
+            room -= tensor.slot.size
+        return tuple(tuple(sorted(file, key=lambda tensor: -tensor.out_type.itemsize)) for file in files)
+
+
+def make_plan(base: Checkpoint, models: Sequence[Checkpoint], settings: Settings) -> MergePlan:
+    """Decide, from headers and configuration alone, what every tensor is and becomes.
+
+    Tensors that a model lacks are left out here; `checks.structure_problems` reports them. Raises RecipeError without a
+    model, or when two checkpoints have one name.
+    """
+    if not models:
+        raise RecipeError("a merge needs at least one model besides the base, found none")
+    names = [checkpoint.name for checkpoint in (base, *models)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise RecipeError(f"two checkpoints are called {repeated[0]}; give each its own name")
+    architecture = describe(base)
+    tied = frozenset(name for model in (base, *models) for name in model.tensors if architecture.is_tied(name))
+    mergeable = [name for name in base.tensors if name not in tied and _matches(name, base, models)]
+    tensors = tuple(_tensor_plan(base, name, architecture, settings) for name in mergeable)
+    return MergePlan(base, tuple(models), settings, tensors, tied)
+
+
+def _matches(name: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
+    shape = base.tensors[name].shape
+    return all(name in model.tensors and model.tensors[name].shape == shape for model in models)
+
+
+def _tensor_plan(base: Checkpoint, name: str, architecture: Architecture, settings: Settings) -> TensorPlan:
+    entry = base.tensors[name]
+    kind = architecture.kind_of(name, entry.shape)
+    geometry = Geometry.of(entry.shape, transposed=kind in ("embedding", "conv1d"))
+    out_type = storage_type(settings.out_dtype) if settings.out_dtype else entry.kind
+    return TensorPlan(name, kind, geometry, entry.shape, out_type)
