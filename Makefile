@@ -35,6 +35,7 @@ requirements:
 package:
 	@echo "== installing widen itself into $(VENV), editable"
 	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(RUN) -m widen.kernels.warm
 	@cp pyproject.toml $(VENV)/pyproject.toml
 
 demo: setup

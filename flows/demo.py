@@ -21,7 +21,7 @@ def run_demo(folder: Path, device: str) -> None:
         started = pool.submit(start_prefect)
         workspace = make_demo(folder)
         started.result()
-    run_recipe(Path("recipes") / f"{RECIPE}.yaml", workspace, device)
+    run_recipe(workspace / "recipes" / f"{RECIPE}.yaml", workspace, device)
 
 
 def make_demo(folder: Path) -> Path:

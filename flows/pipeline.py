@@ -10,7 +10,7 @@ from flows.environment import prepare
 from flows.road import Road
 
 
-@flow(name="merge", flow_run_name="{recipe}", validate_parameters=False)
+@flow(name="merge", validate_parameters=False)
 def merge_pipeline(recipe: str, workspace: str = ".", device: str = "auto") -> dict[str, Any]:
     """Take a recipe from its sources to the registry; returns the version, and whether the champion moved.
 

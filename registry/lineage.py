@@ -191,4 +191,5 @@ def _input_lines(entry: Input) -> list[str]:
     where = source.path
     if source.repo is not None:
         where = f"{source.path} in {source.repo} at {source.rev or 'HEAD'} (commit {source.commit or 'unknown'})"
-    return [f"{entry.role:<11} {entry.name}: {where}", f"            {entry.digest}"]
+    files = (f"            {digest}  {name}" for name, digest in entry.files)
+    return [f"{entry.role:<11} {entry.name}: {where}", f"            {entry.digest}  all of it", *files]

@@ -1,9 +1,10 @@
 """What bad input gets: for every row of the table, the input is made, and exit code, message and effect are checked."""
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ from tests.build import family
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 NAME = "model.layers.1.mlp.up_proj.weight"
 Widen = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The command sets defaults in its environment, which is ours here: they go when the module ends."""
+    before = dict(os.environ)
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
@@ -119,7 +130,7 @@ def test_inputs_that_are_refused(row: str, config: Path, widen: Widen, tmp_path:
     make, named = REFUSED[row]
     make(tmp_path / "in" / "m1")
     code, said = widen("merge", config, "--out", tmp_path / "out")
-    assert code == 3
+    assert code == 3, said
     for word in named:
         assert word in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "merge.yaml"]
@@ -198,25 +209,26 @@ def test_a_run_outside_a_workspace_names_the_next_step(config: Path, widen: Wide
     code, said = widen("run", config, "--workspace", tmp_path)
     assert code == 2
     assert "widen init" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "merge.yaml"]
 
 
 def test_an_unreachable_hub_and_an_unknown_revision(widen: Widen, workspace: Path) -> None:
     recipe = workspace / "recipes" / "quickstart.yaml"
     text = recipe.read_text()
     recipe.write_text(text.replace("repo: ../hub", "repo: ../nowhere"))
-    code, said = widen("validate", "recipes/quickstart.yaml", "--workspace", workspace)
-    assert code == 5
+    code, said = widen("validate", recipe, "--workspace", workspace)
+    assert code == 5, said
     assert "nowhere" in said
     recipe.write_text(text.replace("rev: v1", "rev: v99", 1))
-    code, said = widen("validate", "recipes/quickstart.yaml", "--workspace", workspace)
-    assert code == 5
+    code, said = widen("validate", recipe, "--workspace", workspace)
+    assert code == 5, said
     assert "v99" in said
     recipe.write_text(text)
 
 
 def test_an_unreachable_registry(widen: Widen, workspace: Path) -> None:
     code, said = widen("lineage", "quickstart", "--workspace", workspace, "--registry", "http://127.0.0.1:9")
-    assert code == 5
+    assert code == 5, said
     assert "127.0.0.1:9" in said
 
 
@@ -231,7 +243,7 @@ def test_noise_in_place_of_a_model_is_refused(widen: Widen, workspace: Path, tmp
     lines = [local if line.startswith("  tagger:  ") else line for line in text.split("\n")]
     recipe.write_text("\n".join(lines).replace("name: quickstart", "name: noise", 1))
     code, said = widen("validate", recipe, "--workspace", workspace)
-    assert code == 3
+    assert code == 3, said
     assert "tagger" in said
     page = workspace / "runs" / "noise" / "validation" / "index.html"
     assert "tagger" in page.read_text()

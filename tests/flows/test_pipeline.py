@@ -39,6 +39,7 @@ def test_the_demo_ends_with_a_promoted_champion(demo: Ran) -> None:
     version = resolve(registry_of(demo), "quickstart@champion").version
     assert version.version == 1
     assert set(version.aliases) == {"candidate", "champion"}
+    assert (demo.workspace / "runs" / "quickstart" / "registered.json").is_file()
     for word in ("Scores of quickstart", "PASS", "quickstart version 1", "champion", "index.html", "mlflow server"):
         assert word in demo.out
 

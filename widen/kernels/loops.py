@@ -75,6 +75,16 @@ def _accumulate(base, model, a, p, q, largest):
 
 
 @njit(nogil=True, cache=True)
+def _read_tile(source, code, transposed, row, column, height, width):
+    """A (height, width) tile of exact float32 values from storage bits."""
+    bits = np.empty((height, width), np.uint32)
+    values = bits.view(np.float32)
+    narrow = np.empty((height, width), source.dtype)
+    _load_tile(source, code, transposed, row, column, bits, values, narrow)
+    return values
+
+
+@njit(nogil=True, cache=True)
 def measure_columns(base, base_code, model, model_code, transposed, first, last, sums):
     """Sums of columns `first` to `last` of one matrix into `sums`; returns (changed, zeros, largest change).
 
@@ -83,13 +93,6 @@ def measure_columns(base, base_code, model, model_code, transposed, first, last,
     Order: row by row inside a chunk of CHUNK_ROWS rows, then chunk by chunk.
     """
     rows = base.shape[1] if transposed else base.shape[0]
-    step = TILE_ROWS
-    base_bits = np.empty((step, TILE_COLUMNS), np.uint32)
-    model_bits = np.empty((step, TILE_COLUMNS), np.uint32)
-    base_values = base_bits.view(np.float32)
-    model_values = model_bits.view(np.float32)
-    base_narrow = np.empty((step, TILE_COLUMNS), base.dtype)
-    model_narrow = np.empty((step, TILE_COLUMNS), model.dtype)
     chunk = np.empty((3, TILE_COLUMNS))
     largest = np.zeros(TILE_COLUMNS)
     changed = 0
@@ -99,39 +102,15 @@ def measure_columns(base, base_code, model, model_code, transposed, first, last,
         sums[:, column : column + width] = 0.0
         for chunk_row in range(0, rows, CHUNK_ROWS):
             chunk[:, :width] = 0.0
-            chunk_end = min(rows, chunk_row + CHUNK_ROWS)
-            for row in range(chunk_row, chunk_end, step):
-                height = min(step, chunk_end - row)
-                _load_tile(
-                    base,
-                    base_code,
-                    transposed,
-                    row,
-                    column,
-                    base_bits[:height, :width],
-                    base_values[:height, :width],
-                    base_narrow,
-                )
-                _load_tile(
-                    model,
-                    model_code,
-                    transposed,
-                    row,
-                    column,
-                    model_bits[:height, :width],
-                    model_values[:height, :width],
-                    model_narrow,
-                )
-                tile_changed, tile_zeros = _accumulate(
-                    base_values[:height, :width],
-                    model_values[:height, :width],
-                    chunk[0, :width],
-                    chunk[1, :width],
-                    chunk[2, :width],
-                    largest[:width],
-                )
-                changed += tile_changed
-                zeros += tile_zeros
+            end = min(rows, chunk_row + CHUNK_ROWS)
+            for row in range(chunk_row, end, TILE_ROWS):
+                height = min(TILE_ROWS, end - row)
+                ours = _read_tile(base, base_code, transposed, row, column, height, width)
+                theirs = _read_tile(model, model_code, transposed, row, column, height, width)
+                a, p, q = chunk[0, :width], chunk[1, :width], chunk[2, :width]
+                counts = _accumulate(ours, theirs, a, p, q, largest[:width])
+                changed += counts[0]
+                zeros += counts[1]
             for k in range(3):
                 for c in range(width):
                     sums[k, column + c] += chunk[k, c]

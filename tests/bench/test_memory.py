@@ -1,0 +1,27 @@
+"""A merge of models far larger than its memory: anonymous memory stays bounded, whatever the size."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.measure import run
+from bench.models import generate
+
+LIMIT = 1_500_000_000
+
+
+@pytest.mark.slow
+def test_anonymous_memory_stays_under_one_and_a_half_gigabytes(tmp_path: Path) -> None:
+    models = generate(tmp_path, layers=24)
+    assert sum((folder / "model.safetensors").stat().st_size for folder in models.values()) > LIMIT
+    base, *others = (str(folder) for folder in models.values())
+    recipe = tmp_path / "merge.yaml"
+    content = {"merge_method": "widen", "base_model": base, "models": [{"model": one} for one in others]}
+    recipe.write_text(yaml.safe_dump(content))
+    done = run([sys.executable, "-m", "flows", "merge", str(recipe), "--out", str(tmp_path / "out")])
+    assert "tensors, digest" in done.output
+    assert 0 < done.anonymous_peak < LIMIT
+    for folder in (*models.values(), tmp_path / "out"):
+        (folder / "model.safetensors").unlink()  # pytest keeps the last folders; these are gigabytes
