@@ -35,7 +35,7 @@ requirements:
 package:
 	@echo "== installing widen itself into $(VENV), editable"
 	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
-	$(RUN) -m widen.kernels.warm
+	$(RUN) -m flows.warm
 	@cp pyproject.toml $(VENV)/pyproject.toml
 
 demo: setup

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flows.assets import asset, workspace_files
-from flows.environment import prepare, start_prefect
+from flows.environment import prepare, seed_prefect, start_prefect
 from flows.hub import make_hub
 from flows.run import run_recipe
 
@@ -17,6 +17,7 @@ def run_demo(folder: Path, device: str) -> None:
     folder = folder.resolve()
     os.environ.setdefault("PREFECT_HOME", str(folder / "prefect"))
     prepare(folder / "workspace")
+    seed_prefect()
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(start_prefect)
         workspace = make_demo(folder)

@@ -4,6 +4,9 @@ What the user has set is kept.
 """
 
 import os
+import shutil
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 _DEFAULTS = {
@@ -24,6 +27,21 @@ def prepare(workspace: Path) -> None:
     """Set the defaults; Prefect's own database and settings go into the workspace unless it was told otherwise."""
     for name, value in {**_DEFAULTS, "PREFECT_HOME": str(workspace / ".widen" / "prefect")}.items():
         os.environ.setdefault(name, value)
+
+
+def database_template() -> Path:
+    """Where `flows.warm` leaves an empty database of the installed Prefect: its migrations take longer than a merge."""
+    return Path(sys.prefix) / "share" / "widen" / f"prefect-{version('prefect')}.db"
+
+
+def seed_prefect() -> None:
+    """Give a new PREFECT_HOME the template's database, where there is one; Prefect migrates its own where not."""
+    template, home = database_template(), Path(os.environ["PREFECT_HOME"])
+    if template.is_file() and not (home / "prefect.db").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        partial = home / f"prefect.db.{os.getpid()}"
+        shutil.copyfile(template, partial)
+        partial.replace(home / "prefect.db")
 
 
 def start_prefect() -> None:

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from flows.environment import prepare
+from flows.environment import prepare, seed_prefect
 from flows.quiet import told_once
 from flows.report import print_run
 from flows.road import Road, plainly
@@ -18,6 +18,7 @@ def run_recipe(recipe: Path, workspace: Path, device: str) -> None:
     # Before the workflow engine starts, so that a mistake in the recipe is answered at once.
     road = Road.open(recipe, workspace, device)
     road.require_all()
+    seed_prefect()
     from flows.pipeline import merge_pipeline
 
     with told_once():
