@@ -17,6 +17,7 @@ _DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_WAIT_POLICY": "passive",  # threads of small models would burn a core each while they wait for the other
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "TOKENIZERS_PARALLELISM": "false",

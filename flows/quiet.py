@@ -18,10 +18,11 @@ class _OursWithoutTraceback(logging.Filter):
 
 @contextmanager
 def told_once() -> Iterator[None]:
-    """Within, Prefect's handlers print no traceback for our own errors."""
+    """Within, the tasks' own lines are shown, and Prefect's handlers print no traceback for our own errors."""
     from prefect.logging.configuration import setup_logging
 
     setup_logging()
+    logging.getLogger("tasks").setLevel(logging.INFO)
     loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logging.root.manager.loggerDict)]
     handlers = {handler for logger in loggers for handler in logger.handlers}
     ours = _OursWithoutTraceback()

@@ -5,9 +5,10 @@ warns; its `meta.text` says how a row that misses it is told.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from widen.checks import Problem
 from widen.errors import InputsRefused
 from widen.shards import write_atomically
 from widen.summary import ModelSummary
+
+log = logging.getLogger(__name__)
 
 SUITE = Path(__file__).parent / "expectations" / "delta_sanity.json"
 SCHEMA = "widen-validation/1"
@@ -59,6 +62,10 @@ def validate(
     above `direction_change_max`, a relative change outside the band, or nothing measured at all. Untouched layers and
     changes far off their neighbours' only warn. Raises RecipeError, and writes nothing, for a model without a band.
     """
+    asked = _asked(models, problems, bands, direction_change_max)
+    if _passed_before(out, asked):
+        log.info("validation: nothing changed since it passed, %s stands", out / "validation.json")
+        return out / "validation.json"
     rows = delta_rows(models, problems, bands)
     parameters = {"rows": max(1, len(rows)), "direction_change_max": direction_change_max}
     outcome, page = _run_suite(rows, parameters)
@@ -66,6 +73,7 @@ def validate(
     networks = [row for row in rows if row["row"] == "network"]
     content = {
         "schema": SCHEMA,
+        "asked": asked,
         "success": not refused,
         "refusals": refused,
         "warnings": warned,
@@ -78,6 +86,29 @@ def validate(
         more = [f"... and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
         raise InputsRefused("\n".join([*refused[:SHOWN], *more, f"see {out / 'validation' / 'index.html'}"]))
     return out / "validation.json"
+
+
+def _asked(
+    models: Sequence[ModelSummary], problems: Sequence[Problem], bands: Bands, direction_change_max: float
+) -> str:
+    """One digest of everything that the outcome is a function of."""
+    figures = {
+        "models": [repr(model) for model in models],
+        "problems": [asdict(problem) for problem in problems],
+        "bands": {model: list(band) for model, band in bands.items()},
+        "direction_change_max": direction_change_max,
+        "suite": SUITE.read_text(encoding="utf8"),
+    }
+    return _sha256(figures)
+
+
+def _passed_before(out: Path, asked: str) -> bool:
+    try:
+        held = json.loads((out / "validation.json").read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return False
+    same = isinstance(held, dict) and held.get("asked") == asked and held.get("success") is True
+    return same and (out / "validation" / "index.html").is_file()
 
 
 def _figures(row: Row) -> dict[str, Any]:

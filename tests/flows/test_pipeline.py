@@ -106,7 +106,13 @@ def test_a_second_run_skips_what_has_not_changed(demo: Ran, tmp_path: Path) -> N
     assert resolve(registry_of(demo), "quickstart").version.version == 1
     assert "registered before" in done.stdout
     said = done.stdout + done.stderr
-    for station in ("measure tagger: unchanged", "measure indonesian: unchanged", "merge: ", "at hand"):
+    for station in (
+        "measure tagger: unchanged",
+        "measure indonesian: unchanged",
+        "merge: ",
+        "at hand",
+        "validation: nothing changed",
+    ):
         assert station in said
     assert list(tmp_path.iterdir()) == []  # nothing in the home folder
 

@@ -206,3 +206,18 @@ def test_columns_that_may_hold_nan_are_required_not_to() -> None:
 
     assert columns("to_be_between") <= columns("to_not_be_null")
     assert ("relative_change", "network") in columns("to_not_be_null")
+
+
+def test_what_passed_and_has_not_changed_is_not_asked_again(tmp_path: Path) -> None:
+    run(tmp_path, model("chat"))
+    page = tmp_path / "validation" / "index.html"
+    before = page.stat().st_mtime_ns
+    run(tmp_path, model("chat"))
+    assert page.stat().st_mtime_ns == before
+    run(tmp_path, model("chat", 1.1))
+    assert page.stat().st_mtime_ns != before
+    page.unlink()
+    run(tmp_path, model("chat", 1.1))
+    assert page.is_file()
+    run(tmp_path, model("chat"), model("sailor", 4.0), problems=(MISSING,))
+    run(tmp_path, model("chat"), model("sailor", 4.0), problems=(MISSING,))  # a refusal is never taken from before
