@@ -1,5 +1,6 @@
 """The files that travel with the project: pipeline, deployment, recipes and the quickstart's data."""
 
+import re
 from pathlib import Path
 
 from widen.errors import EnvironmentFault
@@ -33,6 +34,5 @@ def workspace_files(recipe: str = TEMPLATE) -> dict[str, str]:
 def _text(relative: str, recipe: str) -> str:
     """A shipped YAML file with the recipe's name in the place of the template's."""
     text = asset(relative).read_text(encoding="utf-8")
-    return text.replace(f"recipes/{TEMPLATE}.yaml", f"recipes/{recipe}.yaml").replace(
-        f"name: {TEMPLATE}\n", f"name: {recipe}\n"
-    )
+    text = text.replace(f"recipes/{TEMPLATE}.yaml", f"recipes/{recipe}.yaml")
+    return re.sub(rf"\bname: {TEMPLATE}\b", f"name: {recipe}", text)
