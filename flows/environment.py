@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from widen.errors import EnvironmentFault
+
 _DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -18,6 +20,7 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_WAIT_POLICY": "passive",  # threads of small models would burn a core each while they wait for the other
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "TOKENIZERS_PARALLELISM": "false",
@@ -56,3 +59,18 @@ def start_prefect() -> None:
         from prefect.server.api.server import SubprocessASGIServer
 
         SubprocessASGIServer().start()
+
+
+def require_prefect() -> None:
+    """Raise EnvironmentFault unless a Prefect server answers: the one the user named, or a temporary one of ours."""
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            fault, address = client.api_healthcheck(), client.api_url
+    except RuntimeError as error:
+        raise EnvironmentFault(f"Prefect's temporary server did not start: {error}") from error
+    if fault is not None:
+        raise EnvironmentFault(
+            f"Prefect server {address} does not answer ({fault}); start it, or unset PREFECT_API_URL"
+        )

@@ -19,6 +19,7 @@ def merge_pipeline(recipe: str, workspace: str = ".", device: str = "auto") -> d
     """
     prepare(Path(workspace).resolve())
     road = Road.open(Path(recipe), Path(workspace), device)
+    road.require_all()
     sources = stations.fetch(road)
     measurements = stations.measure(road, sources)
     validation = stations.validate(road, measurements)

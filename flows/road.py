@@ -75,10 +75,14 @@ class Road:
         return cls(load_recipe(recipe if recipe.is_file() else folder / recipe), folder, device, call)
 
     def require_all(self) -> None:
-        """Raise RecipeError now for a section that a station would miss later."""
+        """Raise now, before hours of work, for a section or a registry that a station would miss later."""
+        from registry.store import probe
+
         for section in SECTIONS:
             self.recipe.require(section)  # type: ignore[call-overload]
-        _ = self.settings, self.clauses, self.evaluation, self.registry
+        _ = self.settings, self.clauses, self.evaluation
+        if self.registry.database is None:
+            probe(self.registry.uri)
 
     @property
     def run_folder(self) -> Path:

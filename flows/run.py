@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from flows.environment import prepare, seed_prefect
+from flows.environment import prepare, require_prefect, seed_prefect
 from flows.quiet import told_once
 from flows.report import print_run
 from flows.road import Road, plainly
@@ -19,6 +19,7 @@ def run_recipe(recipe: Path, workspace: Path, device: str) -> None:
     road = Road.open(recipe, workspace, device)
     road.require_all()
     seed_prefect()
+    require_prefect()
     from flows.pipeline import merge_pipeline
 
     with told_once():

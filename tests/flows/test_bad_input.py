@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from flows.cli import main
 from tests.build import family
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "examples" / "quickstart"
 NAME = "model.layers.1.mlp.up_proj.weight"
 Widen = Callable[..., tuple[int, str]]
 
@@ -224,6 +226,31 @@ def test_an_unreachable_hub_and_an_unknown_revision(widen: Widen, workspace: Pat
     assert code == 5, said
     assert "v99" in said
     recipe.write_text(text)
+
+
+def copy_of_the_recipe(workspace: Path, registry: str) -> Path:
+    recipe = workspace / "recipes" / "elsewhere.yaml"
+    text = (workspace / "recipes" / "quickstart.yaml").read_text().replace("name: quickstart", "name: elsewhere", 1)
+    recipe.write_text(text.replace("uri: null", f"uri: {registry}"))
+    return recipe
+
+
+def test_a_run_with_an_unreachable_registry_stops_before_any_work(widen: Widen, workspace: Path) -> None:
+    code, said = widen("run", copy_of_the_recipe(workspace, "http://127.0.0.1:9"), "--workspace", workspace)
+    assert code == 5, said
+    assert "127.0.0.1:9" in said
+    assert not (workspace / "runs" / "elsewhere").exists()
+
+
+def test_a_run_with_an_unreachable_workflow_server_stops_before_any_work(workspace: Path, tmp_path: Path) -> None:
+    recipe = copy_of_the_recipe(workspace, "null")
+    named = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "flows", "run", str(recipe), "--workspace", str(workspace)]
+    done = subprocess.run(command, env={**os.environ, **named}, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "Prefect server http://127.0.0.1:9/api/ does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workspace / "runs" / "elsewhere").exists()
 
 
 def test_an_unreachable_registry(widen: Widen, workspace: Path) -> None:
