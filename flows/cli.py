@@ -114,14 +114,14 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    code = getattr(error, "exit_code", 1)
-    if code == 1 or os.environ.get("WIDEN_DEBUG"):
+    code, text = getattr(error, "exit_code", 1), str(error)
+    if isinstance(error, ModuleNotFoundError):
+        code, text = 5, f"{error.name} is not installed; everything but `merge` needs: pip install 'widen[pipeline]'"
+    if code == 1:
+        text = f"a bug of ours: {type(error).__name__}: {error} (WIDEN_DEBUG=1 shows where)"
+    if os.environ.get("WIDEN_DEBUG"):
         import traceback
 
-        if os.environ.get("WIDEN_DEBUG"):
-            traceback.print_exception(error)
-        else:
-            print(f"widen: a bug of ours: {type(error).__name__}: {error} (WIDEN_DEBUG=1 shows where)", file=sys.stderr)
-    if code != 1:
-        print(f"widen: {error}", file=sys.stderr)
+        traceback.print_exception(error)
+    print(f"widen: {text}", file=sys.stderr)
     sys.exit(code)

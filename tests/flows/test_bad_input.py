@@ -201,6 +201,15 @@ def test_usage(arguments: list[str], code: int, named: str, config: Path, widen:
     assert named in said
 
 
+def test_a_missing_dependency_of_the_pipeline_is_named(
+    widen: Widen, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "flows.run", None)
+    code, said = widen("run", config, "--workspace", tmp_path)
+    assert code == 5
+    assert "widen[pipeline]" in said
+
+
 def test_a_recipe_that_is_not_there(widen: Widen, tmp_path: Path) -> None:
     code, said = widen("merge", tmp_path / "no.yaml", "--out", tmp_path / "out")
     assert code == 2
