@@ -16,6 +16,7 @@ from widen.shards import Slot, TensorFile
 
 HIDDEN, INNER, VOCABULARY, KEYS = 1024, 2816, 64_000, 1024
 PIECE = 1 << 20
+Shape = tuple[int, ...]
 CHANGES = {"base": 0.0, "tuned": 0.02, "pretrained": 0.4}
 """Each model's relative change of the base: one fine-tuned, one trained on."""
 
@@ -32,19 +33,19 @@ def config(layers: int) -> dict[str, object]:
 
 def slots(layers: int) -> list[Slot]:
     """Every tensor, by name."""
-    shapes = {"lm_head.weight": (VOCABULARY, HIDDEN), "model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
-    shapes["model.norm.weight"] = (HIDDEN,)  # type: ignore[assignment]
+    shapes: dict[str, Shape] = {"model.norm.weight": (HIDDEN,)}
+    shapes |= dict.fromkeys(("lm_head.weight", "model.embed_tokens.weight"), (VOCABULARY, HIDDEN))
     for layer in range(layers):
         shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in _layer().items()}
     return [Slot(name, "BF16", shape) for name, shape in sorted(shapes.items())]
 
 
-def _layer() -> dict[str, tuple[int, int]]:
-    attention = {f"self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"}
+def _layer() -> dict[str, Shape]:
+    attention: dict[str, Shape] = {f"self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"}
     biases = {f"self_attn.{name}_proj.bias": (KEYS,) for name in "qkv"}
     norms = {f"{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
     mlp = {f"mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
-    return attention | biases | norms | mlp | {"mlp.down_proj.weight": (HIDDEN, INNER)}  # type: ignore[return-value]
+    return attention | biases | norms | mlp | {"mlp.down_proj.weight": (HIDDEN, INNER)}
 
 
 def generate(folder: Path, layers: int) -> dict[str, Path]:

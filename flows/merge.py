@@ -14,7 +14,7 @@ from widen.errors import RecipeError
 from widen.manifest import Recipe as MergedRecipe
 from widen.progress import progress_on
 
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def merge_recipe(
@@ -36,13 +36,11 @@ def merge_recipe(
 
 def parse_size(text: str) -> int:
     """Bytes from a number with KB, MB or GB. Raises RecipeError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.strip(), re.IGNORECASE)
-    unit = match.group(2).upper() if match else "?"
-    unit = unit if unit in ("", "B") or unit.endswith("B") else unit + "B"
-    unit = "" if unit == "B" else unit
-    if match is None or unit not in _UNITS or float(match.group(1)) * _UNITS[unit] < 1:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    size = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else 0
+    if size < 1:
         raise RecipeError(f"shard size {text!r}: expected a number with KB, MB or GB, such as 5GB")
-    return int(float(match.group(1)) * _UNITS[unit])
+    return size
 
 
 def _folder(recipe: Recipe, name: str, workspace: Path) -> Path:

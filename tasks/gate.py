@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from registry.errors import GateError
 from registry.gate import Clause, decide
 from registry.scorecard import Scorecard
+from widen.shards import write_atomically
 
 
 @task(cache_policy=NO_CACHE)
@@ -28,10 +29,7 @@ def gate(
     """
     cards = {name: _read(name, scorecards) for name in (merged, base, *parents)}
     decision = decide(clauses, cards[merged], cards[base], {name: cards[name] for name in parents}, alpha)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(decision.to_json() + "\n", encoding="utf-8")
-    partial.replace(out)
+    write_atomically(out, (decision.to_json() + "\n").encode())
     return out
 
 
