@@ -1,5 +1,6 @@
-# make demo | test | test-slow | test-gpu | check | bench | lock | clean. The first use of any installs the pinned set
-# into .venv; while requirements.lock and pyproject.toml stay as they are, pip is not called again and no network is used.
+# make demo | test | test-slow | test-gpu | check | bench | bench-peers | lock | clean. The first use of any installs the
+# pinned set into .venv; while requirements.lock and pyproject.toml stay as they are, pip is not called again and no
+# network is used.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,15 +11,17 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 # Requirements beyond pyproject.toml's for `make lock`, as in: make lock LOCK_WITH=torch==2.13.0
 LOCK_WITH ?=
+# A CUDA build of torch brings its own. Beside a CPU build, Triton's interpreter tests what the CUDA kernels compute.
+TRITON := triton==3.9.0
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup requirements package demo test test-slow test-gpu check bench lock clean
+.PHONY: help setup requirements package demo test test-slow test-gpu check bench bench-peers lock clean
 
 help:
-	@sed -n 1,2p Makefile
+	@sed -n 1,3p Makefile
 
 # Compared by content, not by date: a checkout that touches the lock and leaves it the same installs nothing.
 setup:
@@ -30,6 +33,7 @@ requirements:
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("expected Python 3.11 or newer: make PYTHON=python3.11")'
 	"$(PYTHON)" -m venv --clear $(VENV)
 	$(RUN) -m pip install --progress-bar off --requirement requirements.lock --constraint requirements.lock
+	@$(RUN) -c 'import triton' 2>/dev/null || $(RUN) -m pip install --progress-bar off $(TRITON)
 	@cp requirements.lock $(VENV)/requirements.lock
 
 package:
@@ -66,6 +70,10 @@ check: setup
 bench: setup
 	@echo "== bench"
 	$(RUN) -m bench $(ARGS)
+
+bench-peers: setup
+	@echo "== mergekit, in an environment of its own (once; some minutes, network)"
+	$(RUN) -m bench.peers bench-data/mergekit
 
 lock:
 	@echo "== resolving pyproject.toml anew (network)"

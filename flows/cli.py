@@ -20,6 +20,12 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, or for `merge` also a plain mergekit configuration.")]
 Workspace = Annotated[Path, typer.Option(help="The workspace: relative paths in the recipe are meant from here.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; the merged bytes are the same.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")]
+Memory = Annotated[str | None, typer.Option(help="Memory budget, such as 2GB; by default a quarter of what is free.")]
+ShardSize = Annotated[str | None, typer.Option(help="Largest output file, such as 5GB; by default a sixteenth of all.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Digests and statistics kept between merges; ~/.cache/widen if not said.")
+]
 
 
 @app.command()
@@ -65,13 +71,38 @@ def merge(
     out: Annotated[Path, typer.Option(help="The folder to make; one that this recipe did not make is left alone.")],
     workspace: Workspace = Path(),
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
-    shard_size: Annotated[str, typer.Option(help="Largest output file, such as 500MB or 5GB.")] = "5GB",
+    threads: Threads = None,
+    memory: Memory = None,
+    shard_size: ShardSize = None,
+    cache: Cache = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Say where the time went, and draw it here (.svg, .png).")
+    ] = None,
 ) -> None:
     """The merge alone: no workflow engine, no registry. Refuses what needs no policy (structure, finiteness)."""
-    from flows.merge import merge_recipe
+    from flows.merge import MergeOptions, merge_recipe
 
-    merge_recipe(recipe, out, workspace, device, threads, shard_size)
+    merge_recipe(recipe, out, MergeOptions(workspace, device, threads, memory, shard_size, cache), profile)
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder that the merge would make: what of it can be reused?")
+    ] = None,
+    workspace: Workspace = Path(),
+    device: Device = "auto",
+    threads: Threads = None,
+    memory: Memory = None,
+    shard_size: ShardSize = None,
+    cache: Cache = None,
+) -> None:
+    """What a merge would read, write, need and reuse, and how long it would take; from headers alone."""
+    from flows.merge import MergeOptions
+    from flows.plan import show_plan
+
+    show_plan(recipe, out, MergeOptions(workspace, device, threads, memory, shard_size, cache))
 
 
 @app.command()

@@ -1,46 +1,98 @@
 """`widen merge`: the engine alone, on a recipe or a plain mergekit configuration."""
 
+import os
 import re
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flows.profile_picture import require_picture
 from flows.recipe import Recipe, load_recipe
 from flows.recipe_schema import SourceSpec
 from flows.road import settings_of
-from widen import Checkpoint
+from widen import Checkpoint, Resources, Settings
 from widen import merge as merge_checkpoints
 from widen.errors import RecipeError
 from widen.manifest import Recipe as MergedRecipe
+from widen.profile import Profile
 from widen.progress import progress_on
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
-def merge_recipe(
-    recipe_file: Path, out: Path, workspace: Path, device: str, threads: int | None, shard_size: str
-) -> None:
-    """Merge what the recipe names into `out` and say what was made."""
+@dataclass(frozen=True)
+class MergeOptions:
+    """What the command line adds to a recipe, as typed: sizes with KB, MB or GB."""
+
+    workspace: Path
+    device: str
+    threads: int | None
+    memory: str | None
+    shard_size: str | None
+    cache: Path | None
+
+    @property
+    def resources(self) -> Resources:
+        """For the engine. Raises RecipeError for a size that is none."""
+        memory = parse_size("memory", self.memory) if self.memory else None
+        return Resources(self.device, self.threads, memory, self.cache or user_cache())
+
+    def settings(self, recipe: Recipe) -> Settings:
+        """The recipe's settings, with the asked shard size."""
+        shard_bytes = parse_size("shard size", self.shard_size) if self.shard_size else None
+        return replace(settings_of(recipe), shard_bytes=shard_bytes)
+
+
+def merge_recipe(recipe_file: Path, out: Path, options: MergeOptions, profile: Path | None) -> None:
+    """Merge what the recipe names into `out` and say what was made; draw where the time went into `profile`."""
+    if profile is not None:
+        require_picture(profile)
     recipe = load_recipe(recipe_file)
-    settings = replace(settings_of(recipe), shard_bytes=parse_size(shard_size))
-    base, *models = (Checkpoint.open(_folder(recipe, name, workspace), name) for name in recipe.inputs)
-    allow_config = recipe.validate.allow_config if recipe.validate else ()
+    resources, settings = options.resources, options.settings(recipe)
+    base, *models = open_inputs(recipe, options.workspace)
+    clock = Profile()
     manifest = merge_checkpoints(
-        base, models, out, settings, recipe=MergedRecipe(recipe.name, recipe.merge_digest), allow_config=allow_config,
-        device=device, threads=threads, progress=progress_on(),
+        base, models, out, settings, recipe=MergedRecipe(recipe.name, recipe.merge_digest),
+        allow_config=allow_config(recipe), resources=resources, progress=progress_on(), profile=clock,
     )  # fmt: skip
     for note in manifest.notes:
         print(note, file=sys.stderr)
+    if profile is not None:
+        _show(clock, profile)
     print(f"{out}: {len(manifest.tensors)} tensors, digest {manifest.digest}")
 
 
-def parse_size(text: str) -> int:
+def allow_config(recipe: Recipe) -> Sequence[str]:
+    """Configuration keys in which the recipe lets models differ from the base."""
+    return recipe.validate.allow_config if recipe.validate else ()
+
+
+def open_inputs(recipe: Recipe, workspace: Path) -> list[Checkpoint]:
+    """The recipe's checkpoints, the base first; a versioned source through the workspace's import."""
+    return [Checkpoint.open(_folder(recipe, name, workspace), name) for name in recipe.inputs]
+
+
+def user_cache() -> Path:
+    """Where digests, statistics and descriptions of architectures are kept between commands, unless `--cache` says."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "widen"
+
+
+def parse_size(what: str, text: str) -> int:
     """Bytes from a number with KB, MB or GB. Raises RecipeError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     size = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else 0
     if size < 1:
-        raise RecipeError(f"shard size {text!r}: expected a number with KB, MB or GB, such as 5GB")
+        raise RecipeError(f"{what} {text!r}: expected a number with KB, MB or GB, such as 5GB")
     return size
+
+
+def _show(clock: Profile, picture: Path) -> None:
+    from flows.profile_picture import draw
+
+    print(clock.table(), file=sys.stderr)
+    draw(clock, picture)
+    print(f"profile drawn: {picture}", file=sys.stderr)
 
 
 def _folder(recipe: Recipe, name: str, workspace: Path) -> Path:

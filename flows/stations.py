@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.road import MERGED, Road, orchestrated, side_by_side
 from widen.errors import RecipeError
-from widen.shards import write_atomically
+from widen.staging import write_atomically
 
 if TYPE_CHECKING:
     from registry.promotion import Promotion

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from registry.errors import GateError
 from registry.gate import Clause, decide
 from registry.scorecard import Scorecard
-from widen.shards import write_atomically
+from widen.staging import write_atomically
 
 
 @task(cache_policy=NO_CACHE)

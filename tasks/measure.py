@@ -9,9 +9,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.fetch import Fetched
-from widen import Checkpoint, inspect
+from widen import Checkpoint, Resources, inspect
 from widen.progress import progress_on
-from widen.shards import write_atomically
+from widen.staging import write_atomically
 
 
 @task(name="measure", cache_policy=NO_CACHE)
@@ -22,7 +22,14 @@ def measure(sources: Sequence[Fetched], allow_config: Sequence[str], device: str
     cannot be read safely; everything else that is wrong is written down for the validation.
     """
     base, *models = (Checkpoint.open(source.folder, source.name) for source in sources)
-    found = inspect(base, models, allow_config=allow_config, device=device, cache=cache, progress=progress_on())
+    found = inspect(
+        base,
+        models,
+        allow_config=allow_config,
+        file_digests=True,
+        resources=Resources(device, cache=cache),
+        progress=progress_on(),
+    )
     content = {
         "inputs": [asdict(one) for one in found.inputs],
         "models": [summary.to_json() for summary in found.summaries],

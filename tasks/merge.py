@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.fetch import Fetched
-from widen import Checkpoint, Settings
+from widen import Checkpoint, Resources, Settings
 from widen import merge as merge_checkpoints
 from widen.manifest import Recipe
 from widen.progress import progress_on
@@ -31,6 +31,6 @@ def merge(
     base, *models = (Checkpoint.open(source.folder, source.name) for source in sources)
     merge_checkpoints(
         base, models, out, settings, recipe=recipe, any_settings=True, allow_config=allow_config,
-        device=device, cache=cache, progress=progress_on(),
+        file_digests=True, resources=Resources(device, cache=cache), progress=progress_on(),
     )  # fmt: skip
     return out

@@ -20,7 +20,7 @@ from tasks.data_docs import offline_page
 from tasks.delta_rows import COLUMNS, NETWORK, Bands, Row, delta_rows
 from widen.checks import Problem
 from widen.errors import InputsRefused
-from widen.shards import write_atomically
+from widen.staging import write_atomically
 from widen.summary import ModelSummary
 
 log = logging.getLogger(__name__)

@@ -13,18 +13,19 @@ from widen.errors import EnvironmentFault, InputsRefused, OutputExists, RecipeEr
 from widen.version import __version__
 
 if TYPE_CHECKING:
-    from widen.api import Inspection, inspect, merge
+    from widen.api import Inspection, Resources, inspect, merge
     from widen.checkpoint import Checkpoint
     from widen.manifest import Manifest
     from widen.plan import Settings
 
 __all__ = [
     "Checkpoint", "EnvironmentFault", "InputsRefused", "Inspection", "Manifest", "OutputExists", "RecipeError",
-    "Settings", "WidenError", "__version__", "inspect", "merge",
+    "Resources", "Settings", "WidenError", "__version__", "inspect", "merge",
 ]  # fmt: skip
 
 _HOMES = {
     "Inspection": "api",
+    "Resources": "api",
     "inspect": "api",
     "merge": "api",
     "Checkpoint": "checkpoint",

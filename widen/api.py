@@ -5,27 +5,69 @@ manifest = widen.merge("base", ["chat", "sailor"], out="merged", settings=widen.
 print(manifest.digest)
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from widen.backend import Backend, open_backend
+from widen.backend import open_backend
 from widen.checkpoint import Checkpoint
 from widen.checks import Problem, refuse, structure_problems
-from widen.digests import DigestCache, digest_of
-from widen.engine import HEADROOM_BYTES, combine, describe_inputs
-from widen.errors import OutputExists
-from widen.manifest import Input, Manifest, Recipe, merge_key
+from widen.companions import write_companions
+from widen.contents import Contents
+from widen.digests import DigestCache, canonical_json, digest_of
+from widen.engine import Engine
+from widen.errors import EnvironmentFault, OutputExists
+from widen.inputs import describe_inputs
+from widen.manifest import MANIFEST_FILE, Input, Manifest, Recipe, ReuseRecord, merge_key
+from widen.memory import MemoryBudget, default_budget
+from widen.outlook import Outlook, foresee, remember_rates
+from widen.output import write_output
 from widen.plan import MergePlan, Settings, make_plan
+from widen.profile import Profile
 from widen.progress import Progress, silent
-from widen.shards import require_space
-from widen.statistics import finiteness_problems, measure
+from widen.reuse import FIRST_RUN, find
+from widen.staging import require_space, staged_folder, write_synced
+from widen.statistics import Measured, StatisticsStore, finiteness_problems
 from widen.summary import ModelSummary
 from widen.version import ENGINE
 
 Folder = str | Path
 DEFAULT_SETTINGS = Settings()
+HEADROOM_BYTES = 64_000_000
+"""Room for tokenizer, index and manifest beside the tensors."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a merge may use; none of it changes a byte of the result.
+
+    device: auto, cpu or cuda. threads: of the CPU, all by default. memory: budget in bytes, a quarter of what is
+    available by default. cache: a folder for digests, statistics and descriptions of architectures; without it nothing
+    is kept between calls.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    memory: int | None = None
+    cache: Folder | None = None
+
+    def kept(self, name: str) -> Path | None:
+        """A part of the cache. Raises EnvironmentFault when the cache cannot be written."""
+        if not self.cache:
+            return None
+        try:
+            Path(self.cache).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentFault(f"cache {self.cache}: cannot be made ({error.strerror}); choose another") from error
+        if not os.access(self.cache, os.W_OK | os.X_OK):
+            raise EnvironmentFault(f"cache {self.cache}: cannot be written; choose another")
+        return Path(self.cache) / name
+
+
+DEFAULT_RESOURCES = Resources()
 
 
 @dataclass(frozen=True)
@@ -42,9 +84,8 @@ def inspect(
     models: Sequence[Folder | Checkpoint],
     *,
     allow_config: Sequence[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    cache: Folder | None = None,
+    file_digests: bool = False,
+    resources: Resources = DEFAULT_RESOURCES,
     progress: Progress = silent,
 ) -> Inspection:
     """Measure `models` against `base` and report, instead of refusing, what differs in structure or is not finite.
@@ -52,15 +93,21 @@ def inspect(
     Tensors that a model lacks, or has in another shape, are reported and not measured. Raises InputsRefused only for a
     checkpoint that cannot be read safely.
     """
-    checkpoints = [_opened(source) for source in (base, *models)]
-    plan = make_plan(checkpoints[0], checkpoints[1:], DEFAULT_SETTINGS)
-    problems = structure_problems(plan.base, plan.models, plan.tied, allow_config)
-    digests = _digest_cache(cache)
-    with open_backend(device, threads, progress) as backend, TemporaryDirectory() as scratch:
-        statistics = measure(plan, backend, digests, Path(cache or scratch) / "statistics", progress)
-        problems += finiteness_problems(plan, statistics)
-        inputs = describe_inputs(plan, digests)
-    return Inspection(tuple(inputs), tuple(measured.summary for measured in statistics), tuple(problems))
+    opened = [_opened(source) for source in (base, *models)]
+    plan = make_plan(opened[0], opened[1:], DEFAULT_SETTINGS, resources.kept("architectures"))
+    problems = structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures"))
+    files = DigestCache(resources.kept("digests")) if file_digests else None
+    with _engine(resources, progress, Profile()) as engine:
+        engine.contents.watch(plan.checkpoints)
+        measured = engine.over_tensors(
+            "measure", plan.tensors, lambda _: plan.checkpoints, partial(engine.measure, plan)
+        )
+        inputs = describe_inputs(plan, engine.contents, files)
+        engine.contents.require_unchanged()
+    for tensor, of_models in zip(plan.tensors, measured, strict=True):
+        problems += finiteness_problems(plan, tensor, of_models)
+    summaries = (_summary_of(model.name, [row[i] for row in measured]) for i, model in enumerate(plan.models))
+    return Inspection(tuple(inputs), tuple(summaries), tuple(problems))
 
 
 def merge(
@@ -72,30 +119,52 @@ def merge(
     recipe: Recipe | None = None,
     any_settings: bool = False,
     allow_config: Sequence[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    cache: Folder | None = None,
+    file_digests: bool = False,
+    resources: Resources = DEFAULT_RESOURCES,
     progress: Progress = silent,
+    profile: Profile | None = None,
 ) -> Manifest:
     """Merge `models` into `base` and publish the result as the folder `out`, whole or not at all.
 
     recipe: what `out` belongs to; a folder made by another recipe is refused (OutputExists), one made by this recipe
     is replaced, and left as it is when nothing changed. any_settings: a recipe of the same name counts as this one.
-    cache: where statistics and digests are kept between calls.
-    Raises InputsRefused before anything is written when structure or finiteness is wrong, RecipeError for wrong
-    settings, EnvironmentFault for device and disk.
+    file_digests: record the SHA-256 of the inputs' weight files too. profile: collects what the time went into.
+    Raises InputsRefused, and publishes nothing, when structure or finiteness is wrong, RecipeError for wrong settings,
+    EnvironmentFault for device and disk.
     """
     out = Path(out)
-    checkpoints = [_opened(source) for source in (base, *models)]
-    recipe = recipe or _recipe_of(checkpoints, settings)
+    opened = [_opened(source) for source in (base, *models)]
+    recipe = recipe or _recipe_of(opened, settings)
     previous = require_own_output(out, recipe, any_settings)
-    plan = make_plan(checkpoints[0], checkpoints[1:], settings)
-    refuse(structure_problems(plan.base, plan.models, plan.tied, allow_config))
-    require_space(out.parent, plan.out_bytes + HEADROOM_BYTES)
-    digests = _digest_cache(cache)
-    with open_backend(device, threads, progress) as backend, TemporaryDirectory() as scratch:
-        statistics_folder = Path(cache or scratch) / "statistics"
-        return _merge_plan(plan, backend, out, recipe, digests, statistics_folder, previous, progress)
+    plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
+    refuse(structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures")))
+    files = DigestCache(resources.kept("digests")) if file_digests else None
+    with _engine(resources, progress, profile or Profile()) as engine:
+        return _merge_plan(plan, engine, out, recipe, files, previous)
+
+
+def outlook(
+    base: Folder | Checkpoint,
+    models: Sequence[Folder | Checkpoint],
+    out: Folder | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
+    recipe: Recipe | None = None,
+    allow_config: Sequence[str] = (),
+    resources: Resources = DEFAULT_RESOURCES,
+) -> tuple[Outlook, list[Problem]]:
+    """What `merge` would do with the same arguments, and why it would refuse, from headers and the cache alone."""
+    opened = [_opened(source) for source in (base, *models)]
+    recipe = recipe or _recipe_of(opened, settings)
+    previous = require_own_output(Path(out), recipe) if out else None
+    plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
+    problems = structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures"))
+    contents, store = Contents(resources.kept("contents")), StatisticsStore(resources.kept("statistics"))
+    lanes = resources.threads or len(os.sched_getaffinity(0))
+    cache = Path(resources.cache) if resources.cache else None
+    try:
+        return foresee(plan, contents, store, previous, lanes, Path(out or "."), cache), problems
+    finally:
+        store.close()
 
 
 def require_own_output(out: Path, recipe: Recipe, any_settings: bool = False) -> Manifest | None:
@@ -120,30 +189,64 @@ def require_own_output(out: Path, recipe: Recipe, any_settings: bool = False) ->
 
 
 def _merge_plan(
-    plan: MergePlan,
-    backend: Backend,
-    out: Path,
-    recipe: Recipe,
-    digests: DigestCache,
-    statistics_folder: Path,
-    previous: Manifest | None,
-    progress: Progress,
+    plan: MergePlan, engine: Engine, out: Path, recipe: Recipe, files: DigestCache | None, previous: Manifest | None
 ) -> Manifest:
-    statistics = measure(plan, backend, digests, statistics_folder, progress)
-    refuse(finiteness_problems(plan, statistics))
-    if previous is not None and previous.key == _key(plan, digests) and not previous.damage(out):
-        progress.note(f"merge: {out} is unchanged, verified by digest")
-        return previous
-    return combine(plan, statistics, backend, out, recipe, digests, progress)
+    engine.contents.watch(plan.checkpoints)
+    if previous is not None:
+        engine.name_inputs(plan)
+        key = merge_key(ENGINE, asdict(plan.settings), describe_inputs(plan, engine.contents, files))
+        if previous.key == key and not previous.damage(out):
+            engine.progress.note(f"merge: {out} is unchanged, verified by digest")
+            return previous
+    with staged_folder(out) as staging:
+        if staging.interrupted:
+            engine.name_inputs(plan)
+        reuse = find(plan, engine.contents, previous, out, staging.interrupted)
+        require_space(out.parent, plan.out_bytes - reuse.linked_bytes + HEADROOM_BYTES)
+        companions, notes = write_companions(plan, staging.folder)
+        written = write_output(plan, engine, reuse, staging.folder)
+        inputs = describe_inputs(plan, engine.contents, files)
+        engine.contents.require_unchanged()
+        notes += [f"tied: {name} repeats another tensor and was not merged" for name in sorted(plan.tied)]
+        manifest = Manifest(
+            ENGINE, recipe, plan.settings.method, asdict(plan.settings), inputs, written.tensors,
+            companions | written.files, notes, written.reuse,
+        )  # fmt: skip
+        write_synced(staging.folder / MANIFEST_FILE, (canonical_json(manifest.to_json()) + "\n").encode())
+    _tell(manifest.reuse, engine.progress)
+    return manifest
 
 
-def _key(plan: MergePlan, digests: DigestCache) -> str:
-    inputs = {entry.name: entry.digest for entry in describe_inputs(plan, digests)}
-    return merge_key(ENGINE, asdict(plan.settings), inputs)
+def _tell(reuse: ReuseRecord, progress: Progress) -> None:
+    """How much was taken over, where anything could have been."""
+    if set(reuse.computed) == {FIRST_RUN}:
+        return
+    progress.note(f"reuse: {reuse.reused} tensors taken from an earlier run, verified by digest")
+    for reason, names in sorted(reuse.computed.items()):
+        progress.note(f"computed: {len(names)} tensors, {reason}")
 
 
-def _digest_cache(cache: Folder | None) -> DigestCache:
-    return DigestCache(Path(cache) / "digests" if cache else None)
+@contextmanager
+def _engine(resources: Resources, progress: Progress, profile: Profile) -> Iterator[Engine]:
+    """An engine on the device, with what the cache knows; it keeps what it learnt, however the block ends."""
+    contents, store = Contents(resources.kept("contents")), StatisticsStore(resources.kept("statistics"))
+    budget = MemoryBudget(resources.memory or default_budget())
+    backend = open_backend(resources.device, resources.threads, budget.size, progress)
+    try:
+        yield Engine(backend, budget, contents, store, progress, profile)
+    finally:
+        contents.save()
+        store.close()
+        backend.close()
+    for line in store.origins():
+        progress.note(line)
+    if backend.name == "cpu" and resources.cache:
+        remember_rates(profile, Path(resources.cache))
+
+
+def _summary_of(model: str, measured: Sequence[Measured]) -> ModelSummary:
+    rows = sorted((one.summary for one in measured), key=lambda row: row.tensor)
+    return ModelSummary(model, tuple(rows), digest_of({one.summary.tensor: one.digest for one in measured}))
 
 
 def _opened(source: Folder | Checkpoint) -> Checkpoint:

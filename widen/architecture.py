@@ -1,13 +1,17 @@
-"""What each tensor is, from the model's own module types, instantiated on the meta device: no weight is allocated."""
+"""What each tensor is, as the model's own module types say: from a table, or asked once and then remembered."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
-from widen.checkpoint import CONFIG_FILE, Checkpoint
-from widen.errors import InputsRefused
+from widen.checkpoint import Checkpoint
+from widen.digests import canonical_json, digest_of
+from widen.known_architectures import known_architecture, spellings
+from widen.staging import write_atomically
 
 Kind = Literal["matrix", "embedding", "conv1d", "vector"]
 """matrix: columns are inputs (second axis). embedding, conv1d: columns are rows (tokens, inputs). vector: one row."""
@@ -21,6 +25,15 @@ class Architecture:
     tied: frozenset[str]
     prefix: str
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, cache: Path | None = None) -> "Architecture":
+        """Of a checkpoint: from the table of well-known architectures, else as transformers says, once for `cache`.
+
+        Raises InputsRefused when transformers does not ship the architecture, or cannot build it.
+        """
+        found = known_architecture(checkpoint) or _kept(checkpoint, cache, "kinds", _instantiated)
+        return cls(found["kinds"], frozenset(found["tied"]), found["prefix"])
+
     def kind_of(self, name: str, shape: tuple[int, ...]) -> Kind:
         """The kind of a checkpoint's tensor.
 
@@ -29,88 +42,46 @@ class Architecture:
         """
         if len(shape) < 2:
             return "vector"
-        for candidate in self._spellings(name):
+        for candidate in spellings(name, self.prefix):
             if candidate in self.kinds:
                 return self.kinds[candidate]
         return "matrix"
 
     def is_tied(self, name: str) -> bool:
         """Whether the model takes this tensor from another one, so that storing it says nothing."""
-        return any(candidate in self.tied for candidate in self._spellings(name))
-
-    def _spellings(self, name: str) -> tuple[str, ...]:
-        return name, f"{self.prefix}.{name}", name.removeprefix(f"{self.prefix}.")
+        return any(candidate in self.tied for candidate in spellings(name, self.prefix))
 
 
-def full_config(checkpoint: Checkpoint) -> dict[str, Any]:
+def full_config(checkpoint: Checkpoint, cache: Path | None = None) -> dict[str, Any]:
     """The configuration with the architecture's defaults filled in. Raises InputsRefused for an unknown one."""
-    return dict(_config(checkpoint).to_dict())
+    return _kept(checkpoint, cache, "config", _completed)
 
 
-def describe(checkpoint: Checkpoint) -> Architecture:
-    """Instantiate the checkpoint's architecture on the meta device and read off what every parameter is.
+def _instantiated(checkpoint: Checkpoint) -> dict[str, Any]:
+    from widen.instantiate import instantiate
 
-    Raises InputsRefused when transformers does not ship the architecture.
-    """
-    import torch
-    import transformers
-
-    names = checkpoint.config.get("architectures") or ["AutoModel"]
-    model_class: Any = getattr(transformers, str(names[0]), None)
-    is_model = isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)
-    if not is_model and model_class is not transformers.AutoModel:
-        raise InputsRefused(
-            f"{checkpoint.name}: {CONFIG_FILE} names architecture {names[0]}, which transformers "
-            f"{transformers.__version__} does not ship; expected one of its model classes"
-        )
-    config = _config(checkpoint)
-    with _refusing(checkpoint), torch.device("meta"):
-        model = model_class(config) if is_model else transformers.AutoModel.from_config(config)
-    kinds = {
-        f"{path}.{name}" if path else name: _kind(module, parameter.dim())
-        for path, module in model.named_modules(remove_duplicate=False)
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-    }
-    return Architecture(kinds, frozenset(model.all_tied_weights_keys), model.base_model_prefix)
+    kinds, tied, prefix = instantiate(checkpoint)
+    return {"kinds": kinds, "tied": tied, "prefix": prefix}
 
 
-def _kind(module: object, dimensions: int) -> Kind:
-    import torch
-    from transformers.pytorch_utils import Conv1D
+def _completed(checkpoint: Checkpoint) -> dict[str, Any]:
+    from widen.instantiate import complete_config
 
-    if dimensions < 2:
-        return "vector"
-    if isinstance(module, torch.nn.Embedding):
-        return "embedding"
-    return "conv1d" if isinstance(module, Conv1D) else "matrix"
+    content: dict[str, Any] = json.loads(json.dumps(complete_config(checkpoint), default=str))
+    return content
 
 
-def _config(checkpoint: Checkpoint) -> Any:
-    from transformers import CONFIG_MAPPING
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    model_type = str(checkpoint.config.get("model_type"))
-    if model_type not in CONFIG_MAPPING:
-        raise InputsRefused(
-            f"{checkpoint.name}: {CONFIG_FILE} has model_type {model_type!r}, which this version of transformers does "
-            "not know; expected one that it ships"
-        )
-    with _refusing(checkpoint):
-        return CONFIG_MAPPING[model_type].from_dict(dict(checkpoint.config))
-
-
-@contextmanager
-def _refusing(checkpoint: Checkpoint) -> Iterator[None]:
-    """Whatever an architecture's code says of a configuration that makes no sense becomes a refusal."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        yield
-    except (
-        ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, StrictDataclassError,
-        TypeError, ValueError,
-    ) as error:  # fmt: skip
-        said = str(error).strip().replace("\n", " ")
-        raise InputsRefused(
-            f"{checkpoint.name}: {CONFIG_FILE} does not describe a {checkpoint.config.get('model_type')} model: {said}"
-        ) from error
+def _kept(
+    checkpoint: Checkpoint, cache: Path | None, what: str, make: Callable[[Checkpoint], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `make` says of a configuration, kept under its digest and the version of transformers that said it."""
+    if cache is None:
+        return make(checkpoint)
+    key = digest_of({"config": dict(checkpoint.config), "transformers": version("transformers")})
+    path = cache / f"{key}.{what}.json"
+    with suppress(OSError, ValueError):
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        return content
+    content = make(checkpoint)
+    write_atomically(path, canonical_json(content).encode())
+    return content

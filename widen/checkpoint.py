@@ -44,6 +44,11 @@ class TensorEntry:
         """Number of elements."""
         return prod(self.shape)
 
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.stop - self.start
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -88,7 +93,7 @@ class Checkpoint:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(entry.stop - entry.start for entry in self.tensors.values())
+        return sum(entry.size for entry in self.tensors.values())
 
     @property
     def _is_indexed(self) -> bool:
@@ -99,18 +104,24 @@ class Checkpoint:
         if file not in self._maps:
             path = self.folder / file
             try:
-                self._maps[file] = np.memmap(path, dtype=np.uint8, mode="r")
+                # A plain view: slicing a memmap checks for overlaps each time, which costs more than the tensor.
+                self._maps[file] = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
             except (OSError, ValueError) as error:
                 raise EnvironmentFault(f"{self.name}: cannot read {path}: {error}") from error
         return self._maps[file]
 
-    def tensor(self, name: str) -> StoredTensor:
-        """The stored bits of one tensor, without a copy unless its file left them unaligned."""
+    def span(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of one tensor, mapped."""
         entry = self.tensors[name]
-        span = self.bytes_of(entry.file)[entry.start : entry.stop]
-        if span.ctypes.data % entry.kind.itemsize:
+        return self.bytes_of(entry.file)[entry.start : entry.stop]
+
+    def tensor(self, name: str) -> StoredTensor:
+        """The stored bits of one tensor, read-only, without a copy unless its file left them unaligned."""
+        span, kind = self.span(name), self.tensors[name].kind
+        if span.ctypes.data % kind.itemsize:
             span = span.copy()
-        return StoredTensor(np.asarray(span).view(entry.kind.bits), entry.kind)
+            span.flags.writeable = False
+        return StoredTensor(span.view(kind.bits), kind)
 
 
 def read_json(name: str, path: Path) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """What every merge refuses, policy or not: checkpoints that do not have the base's structure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from widen.architecture import full_config
 from widen.checkpoint import CONFIG_FILE, Checkpoint
@@ -41,16 +43,21 @@ def refuse(problems: Sequence[Problem]) -> None:
 
 
 def structure_problems(
-    base: Checkpoint, models: Sequence[Checkpoint], tied: frozenset[str], allow_config: Sequence[str] = ()
+    base: Checkpoint,
+    models: Sequence[Checkpoint],
+    tied: frozenset[str],
+    allow_config: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> list[Problem]:
     """Everything in which a model differs from the base and must not: tensors, shapes, configuration, tokenizer.
 
-    tied: names that only repeat another tensor and are not merged. allow_config: keys that may differ.
+    tied: names that only repeat another tensor and are not merged. allow_config: keys that may differ. cache: where
+    complete configurations are kept.
     """
     problems: list[Problem] = []
     for model in models:
         problems += _tensor_problems(base, model, tied)
-        problems += _config_problems(base, model, allow_config)
+        problems += _config_problems(base, model, allow_config, cache)
         problems += _tokenizer_problems(base, model)
     return problems
 
@@ -69,13 +76,22 @@ def _tensor_problems(base: Checkpoint, model: Checkpoint, tied: frozenset[str]) 
             yield Problem(model.name, name, "other shape", str(list(ours.shape)), str(list(theirs.shape)), remedy)
 
 
-def _config_problems(base: Checkpoint, model: Checkpoint, allowed: Sequence[str]) -> Iterator[Problem]:
-    ours, theirs = full_config(base), full_config(model)
-    for key in sorted((ours.keys() | theirs.keys()) - FREE_CONFIG_KEYS - set(allowed)):
+def _config_problems(
+    base: Checkpoint, model: Checkpoint, allowed: Sequence[str], cache: Path | None
+) -> Iterator[Problem]:
+    free = FREE_CONFIG_KEYS | set(allowed)
+    if _without(base.config, free) == _without(model.config, free):
+        return
+    ours, theirs = full_config(base, cache), full_config(model, cache)
+    for key in sorted((ours.keys() | theirs.keys()) - free):
         if ours.get(key) != theirs.get(key):
             remedy = f"merge models of one architecture, or list {key} under validate.allow_config if it is harmless"
             place = f"{CONFIG_FILE} {key}"
             yield Problem(model.name, place, "other configuration", repr(ours.get(key)), repr(theirs.get(key)), remedy)
+
+
+def _without(config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _tokenizer_problems(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from typing import Any
 from widen.checkpoint import CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, TOKENIZER_FILES, Checkpoint, read_json
 from widen.digests import FileDigest
 from widen.plan import MergePlan
-from widen.shards import write_synced
+from widen.staging import write_synced
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 

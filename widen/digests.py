@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from widen.errors import InputsRefused
 
-PIECE = 8 << 20
+PIECE = 1 << 20
 SETTLED_NS = 2_000_000_000
 
 
@@ -38,13 +39,14 @@ class Fingerprint:
 
 
 def hash_file(path: Path) -> FileDigest:
-    """Read a file once, in large pieces."""
+    """Read a file once, in pieces that stay in cache."""
     digest = hashlib.sha256()
     size = 0
+    piece = memoryview(bytearray(PIECE))
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            size += len(piece)
+        while count := file.readinto(piece):
+            digest.update(piece[:count])
+            size += count
     return FileDigest(digest.hexdigest(), size)
 
 
@@ -63,37 +65,60 @@ def root_digest(files: Mapping[str, FileDigest]) -> str:
     return digest_of({path: digest.sha256 for path, digest in files.items()})
 
 
-class DigestCache:
-    """File digests kept in a folder, or only for this process when `folder` is None.
+class Remembered:
+    """Texts about files, kept in a folder under the file's path and fingerprint; nowhere when `folder` is None.
 
-    A digest is kept for later processes only when the file had been at rest for two seconds before it was read: a
-    change within one tick of the file system's clock would otherwise go unseen.
+    A text is kept only for a file that had been at rest for two seconds before it was read: a change within one tick of
+    the file system's clock would otherwise go unseen.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+
+    def get(self, path: Path, fingerprint: Fingerprint) -> str | None:
+        """What is known about the file as it is now."""
+        if self._folder is None:
+            return None
+        try:
+            content = json.loads(self._entry(path).read_text())
+            return str(content["text"]) if Fingerprint(**content["fingerprint"]) == fingerprint else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, path: Path, fingerprint: Fingerprint, text: str) -> None:
+        """Keep `text`, unless the file was written too short a time ago."""
+        if self._folder is None or time.time_ns() - fingerprint.modified_ns <= SETTLED_NS:
+            return
+        entry = self._entry(path)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        partial = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        partial.write_text(canonical_json({"fingerprint": asdict(fingerprint), "text": text}))
+        partial.replace(entry)
+
+    def _entry(self, path: Path) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json"
+
+
+class DigestCache:
+    """SHA-256 of files, kept in a folder, or only for this process when `folder` is None. Threads may share it."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._remembered = Remembered(folder)
         self._known: dict[Path, tuple[Fingerprint, FileDigest]] = {}
 
     def get(self, path: Path) -> FileDigest | None:
         """The digest of the file as it is now, if it is known."""
         path = path.resolve()
-        known = self._known.get(path) or self._load(path)
-        if known is None or known[0] != Fingerprint.of(path):
+        fingerprint = Fingerprint.of(path)
+        known = self._known.get(path) or self._load(path, fingerprint)
+        if known is None or known[0] != fingerprint:
             return None
         self._known[path] = known
         return known[1]
 
-    def put(self, path: Path, fingerprint: Fingerprint, digest: FileDigest) -> None:
-        """Remember a digest. `fingerprint` was taken before the reading; a file that changed since is refused."""
-        path = path.resolve()
-        if Fingerprint.of(path) != fingerprint or fingerprint.size != digest.size:
-            raise InputsRefused(f"{path} changed while it was read; let the writer finish and run again")
-        self._known[path] = (fingerprint, digest)
-        if self._folder is not None and time.time_ns() - fingerprint.modified_ns > SETTLED_NS:
-            self._store(path, fingerprint, digest)
-
     def compute(self, path: Path) -> FileDigest:
-        """The digest, from memory or by reading the file."""
+        """The digest, from memory or by reading the file. Raises InputsRefused for one that changes meanwhile."""
         known = self.get(path)
         if known is None:
             fingerprint = Fingerprint.of(path)
@@ -101,22 +126,14 @@ class DigestCache:
             self.put(path, fingerprint, known)
         return known
 
-    def _entry(self, path: Path) -> Path:
-        assert self._folder is not None
-        return self._folder / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"
+    def put(self, path: Path, fingerprint: Fingerprint, digest: FileDigest) -> None:
+        """Remember a digest. `fingerprint` was taken before the reading; a file that changed since is refused."""
+        path = path.resolve()
+        if Fingerprint.of(path) != fingerprint or fingerprint.size != digest.size:
+            raise InputsRefused(f"{path} changed while it was read; let the writer finish and run again")
+        self._known[path] = (fingerprint, digest)
+        self._remembered.put(path, fingerprint, canonical_json(asdict(digest)))
 
-    def _load(self, path: Path) -> tuple[Fingerprint, FileDigest] | None:
-        if self._folder is None:
-            return None
-        try:
-            content = json.loads(self._entry(path).read_text())
-            return Fingerprint(**content["fingerprint"]), FileDigest(**content["digest"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _store(self, path: Path, fingerprint: Fingerprint, digest: FileDigest) -> None:
-        entry = self._entry(path)
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        partial = entry.with_suffix(f".{os.getpid()}")
-        partial.write_text(canonical_json({"fingerprint": asdict(fingerprint), "digest": asdict(digest)}))
-        partial.replace(entry)
+    def _load(self, path: Path, fingerprint: Fingerprint) -> tuple[Fingerprint, FileDigest] | None:
+        kept = self._remembered.get(path, fingerprint)
+        return (fingerprint, FileDigest(**json.loads(kept))) if kept else None

@@ -1,109 +1,167 @@
-"""Pass 2: the stream over a plan. Kernels compute the next blocks while the last ones are hashed and written."""
+"""The stream over a plan: tensors in flight on the backend's lanes, bytes read ahead of them, memory kept in budget.
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
+A lane takes one tensor through both passes on one read: name its inputs, measure what is not known, weigh, combine,
+hash, write. Lanes run side by side, so one reads or writes while another computes.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.backend import Backend
-from widen.checkpoint import INDEX_FILE, SINGLE_FILE
-from widen.companions import write_companions
-from widen.digests import DigestCache, FileDigest, canonical_json
-from widen.errors import InputsRefused
-from widen.manifest import MANIFEST_FILE, Input, Manifest, MergedTensor, Recipe
+from widen.backend import Backend, Resident
+from widen.checkpoint import Checkpoint
+from widen.checks import Problem
+from widen.contents import Contents
+from widen.geometry import ColumnSums
+from widen.memory import MemoryBudget
 from widen.methods import METHODS
 from widen.plan import MergePlan, TensorPlan
-from widen.progress import Advance, Progress, silent
-from widen.shards import TensorFile, require_space, staged_folder, write_synced
-from widen.statistics import Statistics
-from widen.version import ENGINE
+from widen.profile import Profile
+from widen.progress import Progress
+from widen.readahead import Readahead
+from widen.statistics import Measured, StatisticsStore, finiteness_problems
 
-HEADROOM_BYTES = 64_000_000
-"""Room for tokenizer, index and manifest beside the tensors."""
-
-
-def combine(
-    plan: MergePlan,
-    statistics: Sequence[Statistics],
-    backend: Backend,
-    out: Path,
-    recipe: Recipe,
-    digests: DigestCache,
-    progress: Progress = silent,
-) -> Manifest:
-    """Merge a measured plan into `out`, published whole or not at all.
-
-    Raises InputsRefused when an input changed since it was measured, EnvironmentFault when the disk is too small.
-    """
-    require_space(out.parent, plan.out_bytes + HEADROOM_BYTES)
-    inputs = describe_inputs(plan, digests)
-    with staged_folder(out) as folder:
-        files, notes = write_companions(plan, folder)
-        with progress.stage("merge", plan.out_bytes) as advance:
-            tensors, shard_files = _write_shards(plan, statistics, backend, folder, advance)
-        if describe_inputs(plan, digests, unread_only=True) != inputs:
-            raise InputsRefused("an input changed while it was merged; nothing was published. Run again")
-        notes += [f"tied: {name} repeats another tensor and was not merged" for name in sorted(plan.tied)]
-        manifest = Manifest(
-            ENGINE, recipe, plan.settings.method, asdict(plan.settings), inputs, tensors, files | shard_files, notes
-        )
-        write_synced(folder / MANIFEST_FILE, (canonical_json(manifest.to_json()) + "\n").encode())
-    return manifest
+T = TypeVar("T")
+Block = NDArray[np.unsignedinteger]
+Write = Callable[[int, Block], None]
+COLUMN_BYTES, LANE_BYTES = 176, 4 << 20
+"""Memory of one tensor in a lane: bytes for each column of each model (sums, ranks, weights), and for blocks."""
 
 
-def describe_inputs(plan: MergePlan, digests: DigestCache, unread_only: bool = False) -> list[Input]:
-    """Digests of every file that goes in. With `unread_only`, a file that changed since it was hashed has none."""
-    inputs = []
-    for checkpoint in plan.checkpoints:
-        paths = {name: checkpoint.folder / name for name in checkpoint.files}
-        known = {name: digests.get(path) if unread_only else digests.compute(path) for name, path in paths.items()}
-        role = "base" if checkpoint is plan.base else "model"
-        inputs.append(Input.of(role, checkpoint.name, {name: d for name, d in known.items() if d is not None}))
-    return inputs
+def memory_of(plan: MergePlan, tensor: TensorPlan) -> int:
+    """Bytes of memory that a lane needs for one tensor; its weights stay in the page cache."""
+    return len(plan.models) * tensor.geometry.batch * tensor.geometry.columns * COLUMN_BYTES + LANE_BYTES
 
 
-def _write_shards(
-    plan: MergePlan, statistics: Sequence[Statistics], backend: Backend, folder: Path, advance: Advance
-) -> tuple[dict[str, MergedTensor], dict[str, FileDigest]]:
-    tensors: dict[str, MergedTensor] = {}
-    files: dict[str, FileDigest] = {}
-    shards = plan.shards
-    for number, shard in enumerate(shards, start=1):
-        name = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = TensorFile(folder / name, [tensor.slot for tensor in shard], {"format": "pt"})
-        try:
-            for tensor in shard:
-                digest = file.write(_merged_blocks(plan, tensor, statistics, backend))
-                shape = list(tensor.shape)
-                tensors[tensor.name] = MergedTensor(tensor.out_type.name, shape, tensor.kind, name, digest)
-                advance(tensor.slot.size)
-            files[name] = file.close()
-        finally:
-            file.abandon()
-    if len(shards) > 1:
-        files[INDEX_FILE] = write_synced(folder / INDEX_FILE, _index(plan, tensors))
-    return tensors, files
+class NotFinite(Exception):
+    """A tensor that holds a NaN or an infinity; `problems` says where. Stays inside the library."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__()
+        self.problems = problems
 
 
-def _merged_blocks(
-    plan: MergePlan, tensor: TensorPlan, statistics: Sequence[Statistics], backend: Backend
-) -> Iterator[NDArray[np.unsignedinteger]]:
-    if tensor.geometry.elements == 0:
-        return iter(())
-    weights = METHODS[plan.settings.method](
-        [measured.sums(tensor.name) for measured in statistics],
-        tensor.kind == "vector",
-        plan.settings.t,
-        plan.settings.s,
-    )
-    models = [model.tensor(tensor.name) for model in plan.models]
-    return backend.combine(plan.base.tensor(tensor.name), models, weights, tensor.geometry, tensor.out_type)
+@dataclass(frozen=True)
+class Engine:
+    """What the lanes share: the device, the budget, what is known of the inputs, and who wants to hear about it."""
 
+    backend: Backend
+    budget: MemoryBudget
+    contents: Contents
+    store: StatisticsStore
+    progress: Progress
+    profile: Profile = field(default_factory=Profile)
 
-def _index(plan: MergePlan, tensors: dict[str, MergedTensor]) -> bytes:
-    weight_map = {name: tensor.file for name, tensor in sorted(tensors.items())}
-    content = {"metadata": {"total_size": plan.out_bytes}, "weight_map": weight_map}
-    return (json.dumps(content, indent=2) + "\n").encode()
+    def over_tensors(
+        self,
+        label: str,
+        tensors: Sequence[TensorPlan],
+        reads: Callable[[TensorPlan], Sequence[Checkpoint]],
+        work: Callable[[TensorPlan], T],
+    ) -> list[T]:
+        """Run `work` on every tensor, as many at a time as there are lanes; the results in order.
+
+        reads: the checkpoints whose bytes the work on a tensor needs; they are read ahead.
+        """
+        groups = [[(checkpoint, tensor.name) for checkpoint in reads(tensor)] for tensor in tensors]
+        sizes = [sum(checkpoint.tensors[name].size for checkpoint, name in group) for group in groups]
+        with (
+            self.progress.stage(label, sum(sizes)) as advance,
+            Readahead(groups, self.profile) as ahead,
+            ThreadPoolExecutor(self.backend.lanes, thread_name_prefix="widen-lane") as lanes,
+        ):
+
+            def run(number: int) -> T:
+                ahead.begin(number)
+                return work(tensors[number])
+
+            futures = {lanes.submit(run, number): number for number in range(len(tensors))}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    advance(sizes[futures[future]])
+            except BaseException:
+                lanes.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [future.result() for future in futures]
+
+    def name_inputs(self, plan: MergePlan) -> None:
+        """Know every input tensor's digest."""
+        unknown = [tensor for tensor in plan.tensors if self._unnamed(plan, tensor)]
+        if unknown:
+            self.over_tensors("read inputs", unknown, partial(self._unnamed, plan), partial(self._name, plan))
+
+    def measure(self, plan: MergePlan, tensor: TensorPlan) -> list[Measured]:
+        """Pass 1 of one tensor, every model against the base, from the store where it is known."""
+        with self._resident(plan, tensor) as resident:
+            return self._measure(plan, tensor, resident)
+
+    def merge(self, plan: MergePlan, tensor: TensorPlan, write: Write) -> str:
+        """Both passes of one tensor; `write` takes the merged bits with their place in bytes. Returns their SHA-256.
+
+        Raises NotFinite instead of combining what holds a NaN or an infinity.
+        """
+        with self._resident(plan, tensor) as resident:
+            measured = self._measure(plan, tensor, resident)
+            if problems := finiteness_problems(plan, tensor, measured):
+                raise NotFinite(problems)
+            return self._combine(plan, tensor, resident, measured, write)
+
+    @contextmanager
+    def _resident(self, plan: MergePlan, tensor: TensorPlan) -> Iterator[Resident]:
+        with self.budget.hold(memory_of(plan, tensor)):
+            self._name(plan, tensor)
+            base, *models = (checkpoint.tensor(tensor.name) for checkpoint in plan.checkpoints)
+            with self.backend.resident(base, models, tensor.geometry) as resident:
+                yield resident
+
+    def _unnamed(self, plan: MergePlan, tensor: TensorPlan) -> list[Checkpoint]:
+        return [one for one in plan.checkpoints if self.contents.known(one, tensor.name) is None]
+
+    def _name(self, plan: MergePlan, tensor: TensorPlan) -> None:
+        unknown = self._unnamed(plan, tensor)
+        with self.profile.stage("hash inputs", sum(one.tensors[tensor.name].size for one in unknown)):
+            for checkpoint in unknown:
+                self.contents.of(checkpoint, tensor.name)
+
+    def _measure(self, plan: MergePlan, tensor: TensorPlan, resident: Resident) -> list[Measured]:
+        found = []
+        for number, model in enumerate(plan.models):
+            key = self.store.key(tensor, self.contents, plan.base, model)
+            size = plan.base.tensors[tensor.name].size + model.tensors[tensor.name].size
+            found.append(self.store.take(tensor, key, model, partial(self._sums, resident, number, size)))
+        return found
+
+    def _sums(self, resident: Resident, number: int, size: int) -> ColumnSums:
+        with self.profile.stage("measure", size):
+            return resident.measure(number)
+
+    def _combine(
+        self, plan: MergePlan, tensor: TensorPlan, resident: Resident, measured: Sequence[Measured], write: Write
+    ) -> str:
+        digest, done, profile = hashlib.sha256(), 0, self.profile
+        if tensor.geometry.elements == 0:
+            return digest.hexdigest()
+        with profile.stage("weigh"):
+            settings = plan.settings
+            sums = [one.sums for one in measured]
+            weights = METHODS[settings.method](sums, tensor.kind == "vector", settings.t, settings.s)
+        blocks = iter(resident.combine(weights, tensor.out_type))
+        while (block := self._next(blocks)) is not None:
+            with profile.stage("hash outputs", block.nbytes):
+                digest.update(block.data)
+            with profile.stage("write", block.nbytes):
+                write(done, block)
+            done += block.nbytes
+        return digest.hexdigest()
+
+    def _next(self, blocks: Iterator[Block]) -> Block | None:
+        with self.profile.stage("combine"):
+            return next(blocks, None)

@@ -18,6 +18,11 @@ class Block:
     rows: slice
     columns: slice
 
+    @property
+    def elements(self) -> int:
+        """How many elements it covers."""
+        return int((self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start))
+
 
 @dataclass(frozen=True)
 class Geometry:

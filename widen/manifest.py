@@ -3,30 +3,33 @@ so that the same inputs and settings give the same manifest.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from widen.digests import FileDigest, digest_of, hash_file, root_digest
 
 MANIFEST_FILE = "widen-manifest.json"
-SCHEMA = "widen-manifest/1"
+SCHEMA = "widen-manifest/2"
 
 
 @dataclass(frozen=True)
 class Input:
-    """One checkpoint that went in: its role (base or model), name, root digest, and every file that was read."""
+    """One checkpoint that went in: its role (base or model), name, one digest, tensors and files.
+
+    tensors: storage type and BLAKE3 of each one's bytes, as in BF16:1f3c... files: SHA-256 of configuration, tokenizer
+    and index, and of the weight files where that was asked for. `digest` is of tensors, shapes and companions: the same
+    model in other weight files has the same.
+    """
 
     role: str
     name: str
     digest: str
     files: Mapping[str, FileDigest]
-
-    @classmethod
-    def of(cls, role: str, name: str, files: Mapping[str, FileDigest]) -> "Input":
-        """The root digest follows from the files."""
-        return cls(role, name, root_digest(files), files)
+    tensors: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,17 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class ReuseRecord:
+    """How the bytes came about, not what they are: tensors taken from an earlier run, and why each other one was not.
+
+    computed: a reason, and the tensors it holds for.
+    """
+
+    reused: int = 0
+    computed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything an audit of a merged folder starts from. `digest` is the root digest of `files`."""
 
@@ -60,6 +74,7 @@ class Manifest:
     tensors: Mapping[str, MergedTensor]
     files: Mapping[str, FileDigest]
     notes: Sequence[str]
+    reuse: ReuseRecord = field(default_factory=ReuseRecord)
 
     @property
     def digest(self) -> str:
@@ -69,7 +84,7 @@ class Manifest:
     @property
     def key(self) -> str:
         """What the merged tensors are a function of."""
-        return merge_key(self.engine, self.settings, {entry.name: entry.digest for entry in self.inputs})
+        return merge_key(self.engine, self.settings, self.inputs)
 
     def to_json(self) -> dict[str, Any]:
         """The content of widen-manifest.json."""
@@ -88,28 +103,30 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, content: Mapping[str, Any]) -> "Manifest":
-        inputs = [Input(i["role"], i["name"], i["digest"], _files(i["files"])) for i in content["inputs"]]
+        inputs = [
+            Input(i["role"], i["name"], i["digest"], _files(i["files"]), dict(i["tensors"])) for i in content["inputs"]
+        ]
         tensors = {name: MergedTensor(**fields) for name, fields in content["tensors"].items()}
         recipe = Recipe(**content["recipe"])
         return cls(content["engine"], recipe, content["method"], content["settings"], inputs, tensors,
-                   _files(content["files"]), content["notes"])  # fmt: skip
+                   _files(content["files"]), content["notes"], ReuseRecord(**content["reuse"]))  # fmt: skip
 
     def damage(self, folder: Path) -> list[str]:
         """What in `folder` is not as recorded: one line a missing or changed file; reads every byte."""
-        lines = []
-        for name, expected in sorted(self.files.items()):
-            path = folder / name
-            found = hash_file(path) if path.is_file() else None
-            if found != expected:
-                lines.append(
-                    f"{name}: expected SHA-256 {expected.sha256}, found {found.sha256 if found else 'no file'}"
-                )
-        return lines
+        names = sorted(self.files)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="widen-verify") as pool:
+            found = pool.map(lambda name: hash_file(folder / name) if (folder / name).is_file() else None, names)
+            return [
+                f"{name}: expected SHA-256 {self.files[name].sha256}, found {one.sha256 if one else 'no file'}"
+                for name, one in zip(names, found, strict=True)
+                if one != self.files[name]
+            ]
 
 
-def merge_key(engine: Mapping[str, str], settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """One digest of engine, settings and the inputs' root digests, in order of the merge."""
-    return digest_of({"engine": dict(engine), "settings": dict(settings), "inputs": list(inputs.items())})
+def merge_key(engine: Mapping[str, str], settings: Mapping[str, Any], inputs: Sequence[Input]) -> str:
+    """One digest of engine, settings and the inputs' digests, in order of the merge."""
+    sides = [[entry.name, entry.digest] for entry in inputs]
+    return digest_of({"engine": dict(engine), "settings": dict(settings), "inputs": sides})
 
 
 def _files(content: Mapping[str, Any]) -> dict[str, FileDigest]:

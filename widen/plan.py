@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import isfinite
+from pathlib import Path
 
-from widen.architecture import Architecture, Kind, describe
-from widen.checkpoint import Checkpoint
+from widen.architecture import Architecture, Kind
+from widen.checkpoint import SINGLE_FILE, Checkpoint
 from widen.digests import digest_of
 from widen.dtypes import StorageType, storage_type
 from widen.errors import RecipeError
 from widen.geometry import Geometry
 from widen.shards import Slot
 
-SHARD_BYTES = 5_000_000_000
+SHARDS, LEAST_SHARD, LARGEST_SHARD = 16, 64_000_000, 5_000_000_000
+"""Unless a size is asked for, the output is cut into about SHARDS files within these bounds, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,15 @@ class Settings:
     """What is asked of a merge, besides its inputs. `out_dtype` None keeps each tensor's type in the base.
 
     t: factor on the mean rank above which a column is important. s: the score of an important column. shard_bytes:
-    the largest output file, unless one tensor alone is larger; it changes no tensor's bytes.
+    the largest output file, unless one tensor alone is larger, None for a share of the model; it changes no tensor's
+    bytes.
     """
 
     method: str = "widen"
     t: float = 1.0
     s: float = 1.0
     out_dtype: str | None = None
-    shard_bytes: int = SHARD_BYTES
+    shard_bytes: int | None = None
 
     def __post_init__(self) -> None:
         from widen.methods import METHODS
@@ -41,7 +45,7 @@ class Settings:
             object.__setattr__(self, key, float(value))
         if self.out_dtype is not None:
             storage_type(self.out_dtype)
-        if self.shard_bytes < 1:
+        if self.shard_bytes is not None and self.shard_bytes < 1:
             raise RecipeError(f"shard size must be at least 1 byte, found {self.shard_bytes}")
 
     @property
@@ -86,35 +90,51 @@ class MergePlan:
         """Bytes of all merged tensors."""
         return sum(tensor.slot.size for tensor in self.tensors)
 
-    @property
-    def shards(self) -> tuple[tuple[TensorPlan, ...], ...]:
+    def read_bytes(self, tensor: TensorPlan) -> int:
+        """Bytes of one tensor in the base and in every model."""
+        return sum(checkpoint.tensors[tensor.name].size for checkpoint in self.checkpoints)
+
+    @cached_property
+    def files(self) -> dict[str, tuple[TensorPlan, ...]]:
         """The tensors of each output file: by name, a new file where the next tensor would exceed the size.
 
         Inside a file wider types come first, as the safetensors library lays them out, so that each is aligned.
         """
-        files: list[list[TensorPlan]] = [[]]
-        room = self.settings.shard_bytes
+        parts: list[list[TensorPlan]] = [[]]
+        most = room = self.shard_bytes
         for tensor in self.tensors:
-            if files[-1] and tensor.slot.size > room:
-                files.append([])
-                room = self.settings.shard_bytes
-            files[-1].append(tensor)
+            if parts[-1] and tensor.slot.size > room:
+                parts.append([])
+                room = most
+            parts[-1].append(tensor)
             room -= tensor.slot.size
-        return tuple(tuple(sorted(file, key=lambda tensor: -tensor.out_type.itemsize)) for file in files)
+        ordered = (tuple(sorted(part, key=lambda tensor: -tensor.out_type.itemsize)) for part in parts)
+        if len(parts) == 1:
+            return {SINGLE_FILE: next(ordered)}
+        return {
+            f"model-{number:05d}-of-{len(parts):05d}.safetensors": part for number, part in enumerate(ordered, start=1)
+        }
+
+    @property
+    def shard_bytes(self) -> int:
+        """The largest output file: as asked, else a share of the model, so that an update rewrites few bytes."""
+        return self.settings.shard_bytes or min(LARGEST_SHARD, max(LEAST_SHARD, self.out_bytes // SHARDS))
 
 
-def make_plan(base: Checkpoint, models: Sequence[Checkpoint], settings: Settings) -> MergePlan:
+def make_plan(
+    base: Checkpoint, models: Sequence[Checkpoint], settings: Settings, cache: Path | None = None
+) -> MergePlan:
     """Decide, from headers and configuration alone, what every tensor is and becomes.
 
     Tensors that a model lacks are left out here; `checks.structure_problems` reports them. Raises RecipeError without a
-    model, or when two checkpoints have one name.
+    model, or when two checkpoints have one name. cache: where descriptions of architectures are kept.
     """
     if not models:
         raise RecipeError("a merge needs at least one model besides the base, found none")
     names = [checkpoint.name for checkpoint in (base, *models)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(f"two checkpoints are called {repeated[0]}; give each its own name")
-    architecture = describe(base)
+    architecture = Architecture.of(base, cache)
     tied = frozenset(name for model in (base, *models) for name in model.tensors if architecture.is_tied(name))
     mergeable = [name for name in base.tensors if name not in tied and _matches(name, base, models)]
     tensors = tuple(_tensor_plan(base, name, architecture, settings) for name in mergeable)

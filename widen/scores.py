@@ -61,11 +61,11 @@ def magnitude_and_direction_change(sums: ColumnSums) -> tuple[Vector, Vector]:
 
 
 def places(changes: Vector) -> Vector:
-    """Place of each column, 0 to c - 1, in the ascending, stable order of its matrix."""
-    columns = changes.shape[-1]
-    order = np.argsort(changes, axis=-1, kind="stable")
+    """Place of each column, 0 to c - 1, in the ascending, stable order of its matrix; changes: (batch, columns)."""
+    ascending = np.arange(changes.shape[-1], dtype=np.float64)
     result = np.empty_like(changes)
-    np.put_along_axis(result, order, np.broadcast_to(np.arange(columns, dtype=np.float64), changes.shape), -1)
+    for row, matrix in zip(result, changes, strict=True):
+        row[np.argsort(matrix, kind="stable")] = ascending
     return result
 
 

@@ -1,183 +1,175 @@
-"""Pass 1: what a model changed, column by column, streamed, cached under the digests of what it was measured on."""
+"""Pass 1 of one tensor of one (base, model) pair, kept under the digests of the bytes it was measured on."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from math import isfinite, nan, sqrt
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.backend import Backend
-from widen.checkpoint import Checkpoint, TensorEntry
+from widen.checkpoint import Checkpoint
 from widen.checks import Problem
-from widen.digests import DigestCache, FileDigest, Fingerprint, canonical_json, digest_of
+from widen.contents import Contents
+from widen.digests import canonical_json, digest_of
 from widen.dtypes import F16, StorageType
 from widen.geometry import ColumnSums, StoredTensor
 from widen.plan import MergePlan, TensorPlan
-from widen.progress import Progress, silent
-from widen.shards import Slot, TensorFile, publish, scratch_folder, write_synced
-from widen.summary import ModelSummary, TensorSummary
+from widen.summary import TensorSummary
 
 ARITHMETIC = "widen-columns/1"
 """Names the order of the sums and the meaning of the counts; a change of either gets a new name."""
-COLUMNS_FILE = "columns.safetensors"
-SUMMARY_FILE = "summary.json"
 COUNT_PIECE = 1 << 20
+DATABASE = "measured.sqlite"
+COMMIT_BYTES = 16 << 20
+"""Measurements that a kill may cost; a transaction for each would cost more than measuring."""
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Pass 1 of one (base, model) pair, on disk: `summary` for readers, `sums` for pass 2."""
+class Measured:
+    """What a model changed in one tensor: `sums` for pass 2, `summary` for readers, `digest` of the sums' bytes."""
 
-    folder: Path
-    summary: ModelSummary
-    columns: dict[str, tuple[int, int, tuple[int, ...]]]
+    sums: ColumnSums
+    summary: TensorSummary
+    digest: str
 
-    @classmethod
-    def load(cls, folder: Path, model: str) -> "Statistics":
-        """Open a cached measurement under the name that the model has now."""
-        summary = ModelSummary.from_json(json.loads((folder / SUMMARY_FILE).read_bytes()), model)
-        with (folder / COLUMNS_FILE).open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        places = {
-            name: (8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1], tuple(entry["shape"]))
-            for name, entry in header.items()
-        }
-        return cls(folder, summary, places)
-
-    def sums(self, name: str) -> ColumnSums:
-        """The column sums of one tensor; counts are in the summary."""
-        start, stop, shape = self.columns[name]
-        raw = np.memmap(self.folder / COLUMNS_FILE, np.uint8, "r")[start:stop]
-        base, product, delta = np.frombuffer(raw.tobytes(), "<f8").reshape(shape)
-        return ColumnSums(base, product, delta, 0, 0, 0.0)
+    @property
+    def is_finite(self) -> bool:
+        """Whether both tensors hold finite numbers only."""
+        return isfinite(self.summary.base_norm) and isfinite(self.summary.delta_norm)
 
 
-def finiteness_problems(plan: MergePlan, statistics: Sequence[Statistics]) -> list[Problem]:
-    """The tensors, of the base and of every model, that hold a NaN or an infinity."""
+class StatisticsStore:
+    """What is measured, under what it is a function of; one SQLite file in `folder`, nothing kept when that is None.
+
+    Every entry carries a digest of itself: a damaged one counts as absent, and so does a file that is no database.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._kept = _open_database(folder) if folder is not None else None
+        self._lock = Lock()
+        self._origins: Counter[tuple[str, bool]] = Counter()
+        self._since_commit = 0
+
+    def key(self, tensor: TensorPlan, contents: Contents, base: Checkpoint, model: Checkpoint) -> str:
+        """One digest of both sides' bytes and types, the tensor's shape and orientation, and the arithmetic."""
+        sides = [contents.of(side, tensor.name) for side in (base, model)]
+        return digest_of({"arithmetic": ARITHMETIC, "sides": sides, "geometry": list(vars(tensor.geometry).values())})
+
+    def has(self, key: str) -> bool:
+        """Whether a measurement is there; it may still turn out damaged."""
+        return self._read("SELECT 1 FROM measured WHERE key = ?", key) is not None
+
+    def take(self, tensor: TensorPlan, key: str, model: Checkpoint, measure: Callable[[], ColumnSums]) -> Measured:
+        """What is known under `key`, else what `measure` finds, which is kept."""
+        known = self._get(key, tensor)
+        with self._lock:
+            self._origins[model.name, known is not None] += 1
+        if known is None:
+            sums = measure()
+            body = _bytes_of(sums)
+            known = Measured(sums, _summarise(model, tensor, sums), hashlib.sha256(body).hexdigest())
+            self._put(key, known, body)
+        return known
+
+    def origins(self) -> list[str]:
+        """A line a model, for those of which anything was known: how many tensors were measured, and how many not."""
+        models = sorted({name for name, known in self._origins if known})
+        return [
+            f"statistics of {name}: {self._origins[name, False]} tensors measured, {self._origins[name, True]} known"
+            for name in models
+        ]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._kept is not None:
+            self._commit()
+            self._kept.close()
+
+    def _commit(self) -> None:
+        assert self._kept is not None
+        with suppress(sqlite3.DatabaseError):
+            self._kept.commit()
+
+    def _get(self, key: str, tensor: TensorPlan) -> Measured | None:
+        found = self._read("SELECT summary, digest, sums FROM measured WHERE key = ?", key)
+        if found is None or hashlib.sha256(found[2]).hexdigest() != found[1]:
+            return None
+        try:
+            summary = replace(TensorSummary(**json.loads(found[0])), tensor=tensor.name, kind=tensor.kind)
+            sums = np.frombuffer(found[2], "<f8").reshape(3, tensor.geometry.batch, tensor.geometry.columns)
+        except (ValueError, TypeError):
+            return None
+        counts = summary.changed, summary.zeros, summary.largest_change
+        return Measured(ColumnSums(sums[0], sums[1], sums[2], *counts), summary, found[1])
+
+    def _read(self, query: str, key: str) -> tuple[str, str, bytes] | None:
+        if self._kept is None:
+            return None
+        with self._lock, suppress(sqlite3.DatabaseError):
+            found: tuple[str, str, bytes] | None = self._kept.execute(query, (key,)).fetchone()
+            return found
+        return None
+
+    def _put(self, key: str, measured: Measured, body: bytes) -> None:
+        if self._kept is None:
+            return
+        row = (key, canonical_json(vars(measured.summary)), measured.digest, body)
+        # A cache that cannot be written costs a measurement next time, not this merge.
+        with self._lock:
+            with suppress(sqlite3.DatabaseError):
+                self._kept.execute("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?)", row)
+            self._since_commit += len(body)
+            if self._since_commit >= COMMIT_BYTES:
+                self._commit()
+                self._since_commit = 0
+
+
+def _open_database(folder: Path) -> sqlite3.Connection:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / DATABASE
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError:
+        for damaged in folder.glob(f"{DATABASE}*"):
+            damaged.unlink()
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Write-ahead logging outlives a kill; a lost power supply may damage the file, which is then made anew."""
+    database = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    for statement in (
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = OFF",
+        "CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, summary TEXT, digest TEXT, sums BLOB)",
+        "PRAGMA cache_size = -4000",
+    ):
+        database.execute(statement)
+    return database
+
+
+def finiteness_problems(plan: MergePlan, tensor: TensorPlan, measured: Sequence[Measured]) -> list[Problem]:
+    """What in one tensor is not finite: a problem for the base and for every model that holds a NaN or an infinity."""
     problems = {}
-    for model, measured in zip(plan.models, statistics, strict=True):
-        for row in measured.summary.tensors:
-            if isfinite(row.base_norm) and isfinite(row.delta_norm):
-                continue
-            for side in (plan.base, model):
-                not_numbers, infinite = count_not_finite(side.tensor(row.tensor))
-                if not_numbers or infinite:
-                    found = f"{not_numbers} NaN, {infinite} Inf"
-                    problems[side.name, row.tensor] = Problem(
-                        side.name, row.tensor, "not finite", "finite numbers", found, "repair or replace the checkpoint"
-                    )
+    for model, one in zip(plan.models, measured, strict=True):
+        for side in () if one.is_finite else (plan.base, model):
+            not_numbers, infinite = count_not_finite(side.tensor(tensor.name))
+            if not_numbers or infinite:
+                found = f"{not_numbers} NaN, {infinite} Inf"
+                remedy = "repair or replace the checkpoint"
+                problems[side.name] = Problem(side.name, tensor.name, "not finite", "finite numbers", found, remedy)
     return list(problems.values())
 
 
-def measure(
-    plan: MergePlan, backend: Backend, digests: DigestCache, cache: Path, progress: Progress = silent
-) -> list[Statistics]:
-    """Measure every model of a plan against its base, or take what `cache` has under the same digests.
-
-    Digests of the files come from the same reading and go to `digests`. Raises InputsRefused when a file changes
-    meanwhile. A damaged cache entry is measured again.
-    """
-    return [_measure_model(plan, model, backend, digests, cache, progress) for model in plan.models]
-
-
-def weight_digests(checkpoint: Checkpoint, digests: DigestCache) -> dict[str, FileDigest] | None:
-    """The shards' digests if all are known without reading, else None."""
-    known = {shard: digests.get(checkpoint.folder / shard) for shard in checkpoint.shards}
-    found = {shard: digest for shard, digest in known.items() if digest is not None}
-    return found if len(found) == len(known) else None
-
-
-def _measure_model(
-    plan: MergePlan, model: Checkpoint, backend: Backend, digests: DigestCache, cache: Path, progress: Progress
-) -> Statistics:
-    key = _key(plan, model, digests)
-    if key and (cached := _load_cached(cache / key, model.name)):
-        progress.note(f"measure {model.name}: unchanged, statistics taken from the cache")
-        return cached
-    with scratch_folder(cache, ".measuring-") as folder:
-        _measure_into(folder, plan, model, backend, digests, progress)
-        final = cache / str(_key(plan, model, digests))
-        publish(folder, final)
-    return Statistics.load(final, model.name)
-
-
-def _key(plan: MergePlan, model: Checkpoint, digests: DigestCache) -> str | None:
-    """What the statistics are a function of, as one digest; None while a file's digest is unknown."""
-    sides = [weight_digests(side, digests) for side in (plan.base, model)]
-    if None in sides:
-        return None
-    files = [sorted(digest.sha256 for digest in side.values()) for side in sides if side is not None]
-    kinds = {tensor.name: tensor.kind for tensor in plan.tensors}
-    return digest_of({"arithmetic": ARITHMETIC, "files": files, "kinds": kinds})
-
-
-def _load_cached(folder: Path, model: str) -> Statistics | None:
-    try:
-        return Statistics.load(folder, model) if folder.is_dir() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _measure_into(
-    folder: Path, plan: MergePlan, model: Checkpoint, backend: Backend, digests: DigestCache, progress: Progress
-) -> None:
-    """Stream the model's files front to back, hashing and measuring each tensor while its bytes are at hand."""
-    by_name = {tensor.name: tensor for tensor in plan.tensors}
-    order = [entry for shard in model.shards for entry in _in_file_order(model, shard) if entry.name in by_name]
-    slots = [Slot(entry.name, "F64", _sums_shape(by_name[entry.name])) for entry in order]
-    columns = TensorFile(folder / COLUMNS_FILE, slots, {})
-    rows: list[TensorSummary] = []
-    column_digests: dict[str, str] = {}
-    with ThreadPoolExecutor(2, thread_name_prefix="widen-hash") as hashers:
-        base_hashes = [hashers.submit(digests.compute, plan.base.folder / shard) for shard in plan.base.shards]
-        try:
-            with progress.stage(f"measure {model.name}", model.weight_bytes) as advance:
-                for entry in _hashed_reading(model, digests, hashers):
-                    if entry.name in by_name:
-                        tensor = by_name[entry.name]
-                        sums = backend.measure(plan.base.tensor(entry.name), model.tensor(entry.name), tensor.geometry)
-                        column_digests[entry.name] = columns.write(iter([sums.base, sums.product, sums.delta]))
-                        rows.append(_summarise(model, tensor, sums))
-                    advance(entry.stop - entry.start)
-            columns.close()
-        finally:
-            columns.abandon()
-        for future in base_hashes:
-            future.result()
-    rows.sort(key=lambda row: row.tensor)
-    summary = ModelSummary(model.name, tuple(rows), digest_of(column_digests))
-    write_synced(folder / SUMMARY_FILE, canonical_json(summary.to_json()).encode())
-
-
-def _in_file_order(model: Checkpoint, shard: str) -> list[TensorEntry]:
-    return sorted((entry for entry in model.tensors.values() if entry.file == shard), key=lambda entry: entry.start)
-
-
-def _hashed_reading(model: Checkpoint, digests: DigestCache, hashers: ThreadPoolExecutor) -> Iterator[TensorEntry]:
-    """Yield the tensors in file order; while the caller works on one, another thread hashes the same bytes."""
-    for shard in model.shards:
-        path = model.folder / shard
-        if digests.get(path) is not None:
-            yield from _in_file_order(model, shard)
-            continue
-        fingerprint, digest, data, done = Fingerprint.of(path), hashlib.sha256(), model.bytes_of(shard), 0
-        for entry in _in_file_order(model, shard):
-            pending: Future[None] = hashers.submit(digest.update, data[done : entry.stop].data)
-            yield entry
-            pending.result()
-            done = entry.stop
-        digest.update(data[done:].data)
-        digests.put(path, fingerprint, FileDigest(digest.hexdigest(), data.size))
-
-
-def _sums_shape(tensor: TensorPlan) -> tuple[int, ...]:
-    return 3, tensor.geometry.batch, tensor.geometry.columns
+def _bytes_of(sums: ColumnSums) -> bytes:
+    return b"".join(part.astype("<f8").tobytes() for part in (sums.base, sums.product, sums.delta))
 
 
 def _summarise(model: Checkpoint, tensor: TensorPlan, sums: ColumnSums) -> TensorSummary:

@@ -7,15 +7,16 @@ import pytest
 import yaml
 
 from bench.measure import run
-from bench.models import generate
+from bench.models import WEIGHTS_FILE, generate
+from bench.sizes import SIZES
 
 LIMIT = 1_500_000_000
 
 
 @pytest.mark.slow
 def test_anonymous_memory_stays_under_one_and_a_half_gigabytes(tmp_path: Path) -> None:
-    models = generate(tmp_path, layers=24)
-    assert sum((folder / "model.safetensors").stat().st_size for folder in models.values()) > LIMIT
+    models = generate(tmp_path, SIZES["0.43b"])
+    assert sum((folder / WEIGHTS_FILE).stat().st_size for folder in models.values()) > LIMIT
     base, *others = (str(folder) for folder in models.values())
     recipe = tmp_path / "merge.yaml"
     content = {"merge_method": "widen", "base_model": base, "models": [{"model": one} for one in others]}
@@ -24,4 +25,4 @@ def test_anonymous_memory_stays_under_one_and_a_half_gigabytes(tmp_path: Path) -
     assert "tensors, digest" in done.output
     assert 0 < done.anonymous_peak < LIMIT
     for folder in (*models.values(), tmp_path / "out"):
-        (folder / "model.safetensors").unlink()  # pytest keeps the last folders; these are gigabytes
+        (folder / WEIGHTS_FILE).unlink()  # pytest keeps the last folders; these are gigabytes

@@ -50,17 +50,17 @@ def test_threads_shards_and_stored_types_change_no_tensor(tmp_path: Path) -> Non
     wide = {name: tensor.float() for name, tensor in weights[2].items()}
     mixed = [base, split[1], write_checkpoint(tmp_path / "wide", wide)]
     runs = {
-        "plain": (base, [one, two], {}, widen.Settings()),
-        "one thread": (base, [one, two], {"threads": 1}, widen.Settings()),
-        "many threads": (base, [one, two], {"threads": 7}, widen.Settings()),
-        "many shards in": (split[0], split[1:], {}, widen.Settings()),
-        "many shards out": (base, [one, two], {}, widen.Settings(shard_bytes=5000)),
-        "a bfloat16 model stored as float32": (mixed[0], mixed[1:], {}, widen.Settings()),
+        "plain": (base, [one, two], widen.Resources(), widen.Settings()),
+        "one thread": (base, [one, two], widen.Resources(threads=1), widen.Settings()),
+        "many threads": (base, [one, two], widen.Resources(threads=7), widen.Settings()),
+        "many shards in": (split[0], split[1:], widen.Resources(), widen.Settings()),
+        "many shards out": (base, [one, two], widen.Resources(), widen.Settings(shard_bytes=5000)),
+        "a bfloat16 model stored as float32": (mixed[0], mixed[1:], widen.Resources(), widen.Settings()),
     }
     digests = {}
-    for label, (root, models, options, settings) in runs.items():
+    for label, (root, models, resources, settings) in runs.items():
         out = tmp_path / label
-        widen.merge(root, models, out, settings, **options)
+        widen.merge(root, models, out, settings, resources=resources)
         digests[label] = tensor_digests(out)
     assert len(list((tmp_path / "many shards out").glob("model-*.safetensors"))) > 5
     for label, found in digests.items():
@@ -279,12 +279,20 @@ def test_statistics_are_measured_once_and_only_for_what_changed(tmp_path: Path) 
     for folder in (base, one, two):
         for path in folder.iterdir():
             os.utime(path, (old, old))
-    first = widen.merge(base, [one, two], tmp_path / "a", cache=tmp_path / "cache", progress=Listening())
-    assert not [note for note in notes if "unchanged" in note]
-    second = widen.merge(
-        base, [one, two], tmp_path / "b", widen.Settings(t=0.5), cache=tmp_path / "cache", progress=Listening()
+    first = widen.merge(
+        base, [one, two], tmp_path / "a", resources=widen.Resources(cache=tmp_path / "cache"), progress=Listening()
     )
-    assert [note.split(":")[0] for note in notes if "unchanged" in note] == ["measure m1", "measure m2"]
+    assert not [note for note in notes if "statistics" in note]
+    second = widen.merge(
+        base,
+        [one, two],
+        tmp_path / "b",
+        widen.Settings(t=0.5),
+        resources=widen.Resources(cache=tmp_path / "cache"),
+        progress=Listening(),
+    )
+    told = [f"statistics of {model}: 0 tensors measured, {len(first.tensors)} known" for model in ("m1", "m2")]
+    assert [note for note in notes if "statistics" in note] == told
     assert first.digest != second.digest
     fresh = widen.merge(base, [one, two], tmp_path / "c", widen.Settings(t=0.5))
     assert fresh.tensors == second.tensors

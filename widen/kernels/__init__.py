@@ -1,7 +1,7 @@
 """The two heavy passes, one module a backend, the same two signatures and the same bits.
 
-A backend offers `measure_columns` (pass 1) and `combine_rows` (pass 2) on raw tensor bits. Both follow the arithmetic
-rule: float64 throughout, each difference, product and sum rounded once, no fused multiply-add, sums in one fixed order.
+Both follow the arithmetic rule: float64 throughout, each difference, product and sum rounded once, no fused
+multiply-add, sums in one fixed order.
 """
 
 CHUNK_ROWS = 128

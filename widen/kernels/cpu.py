@@ -1,107 +1,77 @@
-"""The CPU backend: the compiled loops, spread over threads by blocks of columns (pass 1) or rows (pass 2)."""
+"""The CPU backend: the compiled loops on mapped bytes. A lane is a thread; lanes work on tensors of their own."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from widen.dtypes import StorageType
-from widen.geometry import Block, ColumnSums, Geometry, StoredTensor
+from widen.geometry import ColumnSums, Geometry, StoredTensor
+from widen.kernels.bits import as_kernel_array
 
-MEASURE_COLUMNS = 1024
-COMBINE_ELEMENTS = 1 << 16
+BLOCK_ELEMENTS = 1 << 18
 
 
 class CpuBackend:
-    """Runs both passes on `threads` threads. The bits it returns do not depend on their number."""
+    """Both passes on the processors, one tensor a lane. The bits do not depend on the number of lanes."""
 
     name = "cpu"
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="widen-kernel")
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
 
-    def __enter__(self) -> "CpuBackend":
-        return self
+    def resident(
+        self, base: StoredTensor, models: Sequence[StoredTensor], geometry: Geometry
+    ) -> AbstractContextManager["CpuResident"]:
+        """Mapped bytes need no move."""
+        return nullcontext(CpuResident(base, models, geometry))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def measure(self, base: StoredTensor, model: StoredTensor, geometry: Geometry) -> ColumnSums:
-        """Pass 1 on one tensor of one (base, model) pair."""
-        sums = np.zeros((3, geometry.batch, geometry.columns))
-        tasks = [
-            self._pool.submit(_measure_block, base, model, geometry, index, first, sums)
-            for index in range(geometry.batch)
-            for first in range(0, geometry.columns, MEASURE_COLUMNS)
-        ]
-        counts = [task.result() for task in tasks]
-        return ColumnSums(
-            base=sums[0],
-            product=sums[1],
-            delta=sums[2],
-            changed=sum(count[0] for count in counts),
-            zeros=sum(count[1] for count in counts),
-            largest_change=max((count[2] for count in counts), default=0.0),
-        )
-
-    def combine(
-        self,
-        base: StoredTensor,
-        models: Sequence[StoredTensor],
-        weights: NDArray[np.float64],
-        geometry: Geometry,
-        out_type: StorageType,
-    ) -> Iterator[NDArray[np.unsignedinteger]]:
-        """Pass 2 on one tensor: yields the merged bits block by block, in storage order.
-
-        weights: float64 (models, batch, columns). Few blocks are in flight, so memory does not grow with the tensor.
-        """
-        pending: list[Future[NDArray[np.unsignedinteger]]] = []
-        for block in geometry.row_blocks(COMBINE_ELEMENTS):
-            pending.append(self._pool.submit(_combine_block, base, models, weights, geometry, block, out_type))
-            if len(pending) > 2 * self.threads:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
+    def close(self) -> None:
+        """Holds nothing."""
 
 
-def _measure_block(
-    base: StoredTensor, model: StoredTensor, geometry: Geometry, index: int, first: int, sums: NDArray[np.float64]
-) -> tuple[int, int, float]:
-    from widen.kernels.loops import measure_columns
+@dataclass(frozen=True)
+class CpuResident:
+    """One tensor of the base and of every model, in the page cache."""
 
-    last = min(first + MEASURE_COLUMNS, geometry.columns)
-    changed, zeros, largest = measure_columns(
-        base.matrix(geometry, index), base.kind.code, model.matrix(geometry, index), model.kind.code,
-        geometry.transposed, first, last, sums[:, index],
-    )  # fmt: skip
-    return int(changed), int(zeros), float(largest)
+    base: StoredTensor
+    models: Sequence[StoredTensor]
+    geometry: Geometry
+
+    def measure(self, model: int) -> ColumnSums:
+        """Pass 1 of one model against the base."""
+        from widen.kernels.measure import measure_matrix
+
+        geometry, other = self.geometry, self.models[model]
+        sums = np.zeros((geometry.batch, 3, geometry.columns))
+        largest = np.zeros(geometry.columns)
+        changed = zeros = 0
+        for index in range(geometry.batch):
+            ours, theirs = _matrix(self.base, geometry, index), _matrix(other, geometry, index)
+            counts = measure_matrix(ours, theirs, geometry.transposed, sums[index], largest)
+            changed, zeros = changed + int(counts[0]), zeros + int(counts[1])
+        a, p, q = np.ascontiguousarray(sums.transpose(1, 0, 2))
+        return ColumnSums(a, p, q, changed, zeros, float(largest.max(initial=0.0)))
+
+    def combine(self, weights: NDArray[np.float64], out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
+        """Pass 2: the merged bits in storage order; a block is good until the next one is asked for."""
+        from widen.kernels.combine import combine_rows
+
+        geometry, by_row = self.geometry, self.geometry.transposed
+        out = np.empty(min(BLOCK_ELEMENTS, geometry.elements), out_type.bits)
+        for block in geometry.row_blocks(BLOCK_ELEMENTS):
+            sides = (
+                _matrix(one, geometry, block.index)[block.rows, block.columns] for one in (self.base, *self.models)
+            )
+            base, *models = sides
+            span = block.rows if by_row else block.columns
+            merged = out[: block.elements]
+            bits = as_kernel_array(merged, out_type).reshape(base.shape)
+            combine_rows(base, tuple(models), weights[:, block.index, span], by_row, bits)
+            yield merged
 
 
-def _combine_block(
-    base: StoredTensor,
-    models: Sequence[StoredTensor],
-    weights: NDArray[np.float64],
-    geometry: Geometry,
-    block: Block,
-    out_type: StorageType,
-) -> NDArray[np.unsignedinteger]:
-    from widen.kernels.loops import add_base_and_round, add_weighted_delta
-
-    base_rows = base.matrix(geometry, block.index)[block.rows, block.columns]
-    total = np.zeros(base_rows.shape)
-    weight_span = block.rows if geometry.transposed else block.columns
-    for model, model_weights in zip(models, weights, strict=True):
-        model_rows = model.matrix(geometry, block.index)[block.rows, block.columns]
-        add_weighted_delta(
-            base_rows, base.kind.code, model_rows, model.kind.code,
-            model_weights[block.index, weight_span], geometry.transposed, total,
-        )  # fmt: skip
-    out = np.empty(base_rows.shape, out_type.bits)
-    add_base_and_round(base_rows, base.kind.code, total, out_type.code, out)
-    return out
+def _matrix(tensor: StoredTensor, geometry: Geometry, index: int) -> NDArray[np.integer]:
+    return as_kernel_array(tensor.matrix(geometry, index), tensor.kind)

@@ -1,25 +1,29 @@
-"""Compile the CPU backend's loops for 16- and 32-bit checkpoints and keep them on disk: `python -m widen.kernels.warm`.
+"""Compile the CPU backend's loops for every storage type and keep them on disk: `python -m widen.kernels.warm`.
 
 An installation may run this; without it the first merge compiles what it needs, once, in some seconds.
 """
 
 import numpy as np
 
-from widen.dtypes import BF16, F32
+from widen.dtypes import BF16, F16, F32
 from widen.geometry import Geometry, StoredTensor
 from widen.kernels.cpu import CpuBackend
 
+MODELS = {BF16: 3, F16: 2, F32: 2}
+"""Merges of up to so many models of a type are compiled ahead; of more, or of mixed types, when they are asked for."""
+
 
 def warm() -> None:
-    """Run both passes on one element of each width, read-only as a mapped file is."""
-    with CpuBackend(1) as backend:
-        for kind in (BF16, F32):
-            data = np.zeros(1, kind.bits)
-            data.flags.writeable = False
-            tensor = StoredTensor(data, kind)
-            geometry = Geometry.of(data.shape, transposed=False)
-            backend.measure(tensor, tensor, geometry)
-            list(backend.combine(tensor, [tensor], np.ones((1, 1, 1)), geometry, kind))
+    """Run both passes on one element of each type, read-only as a mapped file is."""
+    backend = CpuBackend(1)
+    for kind, most in MODELS.items():
+        data = np.zeros(1, kind.bits)
+        data.flags.writeable = False
+        tensor = StoredTensor(data, kind)
+        for count in range(1, most + 1):
+            with backend.resident(tensor, [tensor] * count, Geometry.of(data.shape, transposed=False)) as resident:
+                resident.measure(0)
+                list(resident.combine(np.ones((count, 1, 1)), kind))
 
 
 if __name__ == "__main__":

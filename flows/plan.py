@@ -1,0 +1,44 @@
+"""`widen plan`: what a merge would do and need, before it does anything."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.merge import MergeOptions, allow_config, open_inputs
+from flows.recipe import load_recipe
+from widen.api import outlook
+from widen.checks import SHOWN
+from widen.errors import InputsRefused
+from widen.manifest import Recipe as MergedRecipe
+from widen.outlook import Outlook
+
+
+def show_plan(recipe_file: Path, out: Path | None, options: MergeOptions) -> None:
+    """Print it. Raises InputsRefused, after the figures, when the merge would be refused for its inputs' structure."""
+    recipe = load_recipe(recipe_file)
+    resources, settings = options.resources, options.settings(recipe)
+    base, *models = open_inputs(recipe, options.workspace)
+    merged = MergedRecipe(recipe.name, recipe.merge_digest)
+    found, problems = outlook(base, models, out, settings, merged, allow_config(recipe), resources)
+    print("\n".join(_lines(found)))
+    if problems:
+        rest = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise InputsRefused("\n".join(str(problem) for problem in problems[:SHOWN]) + rest)
+
+
+def _lines(found: Outlook) -> Iterator[str]:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+    yield f"tensors     {sum(found.kinds.values())} ({kinds}), {found.elements / 1e9:.2f} G elements"
+    yield f"read        {found.read / 1e9:.2f} GB"
+    yield f"write       {found.write / 1e9:.2f} GB in {found.files} files"
+    yield f"memory      {found.memory / 1e9:.2f} GB anonymous at most"
+    yield f"disk        {found.write / 1e9:.2f} GB needed at most, {found.disk_free / 1e9:.2f} GB free"
+    yield f"statistics  {found.pairs - found.measured} of {found.pairs} known, {found.measured} to measure"
+    yield f"reuse       {_reuse(found)}"
+    yield f"time        about {found.seconds:.1f} s, by the rates of {found.rates_of}, if the disk keeps up"
+
+
+def _reuse(found: Outlook) -> str:
+    total = sum(found.kinds.values())
+    if found.unread:
+        return f"{found.reused} of {total} tensors for certain; {found.unread} were never read, so this cannot be told"
+    return f"{found.reused} of {total} tensors"

@@ -1,0 +1,130 @@
+"""What a merge would do, from headers and from what is known: bytes, memory, disk, reuse, time. Reads no weights."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from widen.checkpoint import Checkpoint
+from widen.contents import Contents
+from widen.engine import memory_of
+from widen.manifest import Manifest
+from widen.plan import MergePlan, TensorPlan
+from widen.profile import Profile
+from widen.reuse import key_of, keys_of_manifest
+from widen.staging import free_space, write_atomically
+from widen.statistics import StatisticsStore
+
+PROCESS_BYTES = 200 << 20
+"""What the interpreter and the compiled loops take beside the lanes."""
+REFERENCE_RATES = {
+    "read": 3.5e9, "hash inputs": 2.5e9, "measure": 3.0e9, "combine": 2.0e9, "hash outputs": 1.5e9, "write": 1.5e9,
+    "hash files": 1.5e9,
+}  # fmt: skip
+"""Bytes a second of one core of a 2-core AMD EPYC, until a merge on this machine has said otherwise."""
+RATES_FILE = "rates.json"
+CALIBRATING_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The figures of a merge to be. Bytes throughout; `seconds` is an estimate, from `rates_of`.
+
+    reused: tensors that an earlier output holds. unread: tensors of which this cannot be known before they are read.
+    measured: (tensor, model) pairs to be measured, of `pairs`.
+    """
+
+    kinds: Mapping[str, int]
+    elements: int
+    read: int
+    write: int
+    files: int
+    memory: int
+    reused: int
+    unread: int
+    measured: int
+    pairs: int
+    seconds: float
+    rates_of: str
+    disk_free: int
+
+
+def foresee(
+    plan: MergePlan,
+    contents: Contents,
+    store: StatisticsStore,
+    previous: Manifest | None,
+    lanes: int,
+    out: Path,
+    cache: Path | None,
+) -> Outlook:
+    """Work out the figures. `previous`: the manifest of what the output folder `out` holds now."""
+    known = [one for one in plan.tensors if all(contents.known(side, one.name) for side in plan.checkpoints)]
+    before = keys_of_manifest(previous) if previous else {}
+    reused = {one.name for one in known if before.get(one.name) == key_of(plan, one, contents)}
+    fresh = [one for one in plan.tensors if one.name not in reused]
+    known_names = {one.name for one in known}
+    measured = [
+        (one, model)
+        for one in fresh
+        for model in plan.models
+        if one.name not in known_names or not store.has(store.key(one, contents, plan.base, model))
+    ]
+    rates, rates_of = _rates(cache)
+    work = _work(plan, contents, fresh, measured)
+    return Outlook(
+        kinds=dict(sorted(Counter(one.kind for one in plan.tensors).items())),
+        elements=sum(one.geometry.elements for one in plan.tensors),
+        read=sum(plan.read_bytes(one) for one in fresh),
+        write=plan.out_bytes,
+        files=len(plan.files),
+        memory=PROCESS_BYTES + lanes * max((memory_of(plan, one) for one in plan.tensors), default=0),
+        reused=len(reused),
+        unread=len(plan.tensors) - len(known),
+        measured=len(measured),
+        pairs=len(plan.tensors) * len(plan.models),
+        seconds=sum(size / rates[stage] for stage, size in work.items()) / lanes,
+        rates_of=rates_of,
+        disk_free=free_space(out),
+    )
+
+
+def remember_rates(profile: Profile, cache: Path | None) -> None:
+    """Keep what this machine managed in a merge that was large enough to tell."""
+    rows = {row.stage: row for row in profile.totals() if row.stage in REFERENCE_RATES and row.computing > 0}
+    if cache is None or rows.keys() != REFERENCE_RATES.keys() or rows["measure"].size < CALIBRATING_BYTES:
+        return
+    rates = {stage: row.size / row.computing for stage, row in rows.items()}
+    write_atomically(cache / RATES_FILE, (json.dumps(rates, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _rates(cache: Path | None) -> tuple[Mapping[str, float], str]:
+    if cache is not None:
+        with suppress(OSError, ValueError, TypeError):
+            kept = json.loads((cache / RATES_FILE).read_bytes())
+            return {stage: float(kept[stage]) for stage in REFERENCE_RATES if kept[stage] > 0}, "the last merge here"
+    return REFERENCE_RATES, "a reference machine"
+
+
+def _work(
+    plan: MergePlan,
+    contents: Contents,
+    fresh: Sequence[TensorPlan],
+    measured: Sequence[tuple[TensorPlan, Checkpoint]],
+) -> dict[str, int]:
+    """Bytes that each stage moves."""
+    read = sum(plan.read_bytes(one) for one in fresh)
+    unnamed = sum(
+        side.tensors[one.name].size
+        for one in plan.tensors
+        for side in plan.checkpoints
+        if contents.known(side, one.name) is None
+    )
+    pairs = sum(plan.base.tensors[one.name].size + model.tensors[one.name].size for one, model in measured)
+    out = sum(one.slot.size for one in fresh)
+    return {
+        "read": max(read, unnamed), "hash inputs": unnamed, "measure": pairs, "combine": out, "hash outputs": out,
+        "write": out, "hash files": plan.out_bytes,
+    }  # fmt: skip

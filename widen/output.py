@@ -1,0 +1,183 @@
+"""The files of a merge: taken over from earlier runs where they are the same, else written by the lanes."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from widen.checkpoint import INDEX_FILE, Checkpoint
+from widen.checks import Problem, refuse
+from widen.digests import FileDigest, hash_file
+from widen.engine import Engine, NotFinite
+from widen.manifest import MergedTensor, ReuseRecord
+from widen.plan import MergePlan, TensorPlan
+from widen.reuse import Copy, Finished, Reuse, key_of, record_finished
+from widen.shards import ShardFile, index_of
+from widen.staging import write_synced
+from widen.statistics import finiteness_problems
+
+FINISHERS = 2
+DAMAGED = "damaged in the earlier output"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in the folder now: every merged tensor, every file's digest, and where the bytes came from."""
+
+    tensors: dict[str, MergedTensor]
+    files: dict[str, FileDigest]
+    reuse: ReuseRecord
+
+
+def write_output(plan: MergePlan, engine: Engine, reuse: Reuse, folder: Path) -> Written:
+    """Fill `folder` with the plan's weight files. Raises InputsRefused for inputs that are not finite."""
+    output = _Output(plan, engine, reuse, folder)
+    output.link_files()
+    output.write_files()
+    if len(plan.files) > 1:
+        slots = {name: [tensor.slot for tensor in part] for name, part in plan.files.items()}
+        output.files[INDEX_FILE] = write_synced(folder / INDEX_FILE, index_of(slots))
+    return Written(output.tensors(), dict(sorted(output.files.items())), output.record())
+
+
+@dataclass
+class _Open:
+    """A file that lanes are writing, and how many of its tensors are still to come."""
+
+    file: ShardFile
+    missing: int
+
+
+@dataclass
+class _Output:
+    plan: MergePlan
+    engine: Engine
+    reuse: Reuse
+    folder: Path
+    files: dict[str, FileDigest] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    opened: dict[str, _Open] = field(default_factory=dict)
+    finishing: list[Future[None]] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def link_files(self) -> None:
+        """Take over whole files, each after its digest was verified."""
+        lanes = self.engine.backend.lanes
+        with ThreadPoolExecutor(lanes, thread_name_prefix="widen-verify") as pool:
+            list(pool.map(self._link, self.reuse.links, self.reuse.links.values()))
+
+    def _link(self, name: str, finished: Finished) -> None:
+        with self.engine.profile.stage("verify reused", finished.digest.size):
+            intact = finished.path.is_file() and hash_file(finished.path) == finished.digest
+        if intact:
+            _link_or_copy(finished.path, self.folder / name)
+            self.files[name] = finished.digest
+            self.sha256.update(finished.sha256)
+
+    def write_files(self) -> None:
+        """Write the other files, tensor by tensor, and finish each as soon as its last tensor is in it."""
+        home = {one.name: name for name, part in self.plan.files.items() if name not in self.files for one in part}
+        tensors = [one for part in self.plan.files.values() for one in part if one.name in home]
+        with ThreadPoolExecutor(FINISHERS, thread_name_prefix="widen-finish") as finishers:
+            try:
+                if tensors:
+                    self.engine.over_tensors(
+                        "merge", tensors, self._reads, lambda one: self._write(one, home[one.name], finishers)
+                    )
+                refuse(sorted(self.problems, key=lambda problem: (problem.model, str(problem.tensor))))
+                for future in self.finishing:
+                    future.result()
+            finally:
+                for one in self.opened.values():
+                    one.file.close()
+
+    def _reads(self, tensor: TensorPlan) -> Sequence[Checkpoint]:
+        return () if tensor.name in self.reuse.copies else self.plan.checkpoints
+
+    def _write(self, tensor: TensorPlan, name: str, finishers: ThreadPoolExecutor) -> None:
+        if self.problems:
+            self._look_for_problems(tensor)
+            return
+        file = self._open(name)
+        copy = self.reuse.copies.get(tensor.name)
+        digest = self._copied(tensor, copy, file) if copy else None
+        if digest is None:
+            digest = self._merged(tensor, file)
+        if digest is None:
+            return
+        with self.lock:
+            self.sha256[tensor.name] = digest
+            self.opened[name].missing -= 1
+            if self.opened[name].missing == 0:
+                self.finishing.append(finishers.submit(self._finish, name))
+
+    def _open(self, name: str) -> ShardFile:
+        with self.lock:
+            if name not in self.opened:
+                part = self.plan.files[name]
+                file = ShardFile(self.folder / name, [tensor.slot for tensor in part])
+                self.opened[name] = _Open(file, len(part))
+            return self.opened[name].file
+
+    def _merged(self, tensor: TensorPlan, file: ShardFile) -> str | None:
+        """Both passes; None, and a problem noted, for what is not finite."""
+        self.reasons[tensor.name] = self.reuse.reasons.get(tensor.name, DAMAGED)
+        try:
+            return self.engine.merge(self.plan, tensor, lambda place, block: file.write(tensor.name, place, block))
+        except NotFinite as found:
+            self.problems.extend(found.problems)
+            return None
+
+    def _look_for_problems(self, tensor: TensorPlan) -> None:
+        """Nothing will be published: go on only to name all that is wrong."""
+        measured = self.engine.measure(self.plan, tensor)
+        self.problems.extend(finiteness_problems(self.plan, tensor, measured))
+
+    def _copied(self, tensor: TensorPlan, copy: Copy, file: ShardFile) -> str | None:
+        """A tensor's bytes from an earlier file; None when they are not what was recorded."""
+        with self.engine.profile.stage("copy reused", copy.size):
+            try:
+                file.copy(tensor.name, copy.path, copy.start, copy.size)
+            except (FileNotFoundError, EOFError):
+                return None
+        with self.engine.profile.stage("verify reused", copy.size):
+            return copy.sha256 if file.sha256(tensor.slot) == copy.sha256 else None
+
+    def _finish(self, name: str) -> None:
+        """Hash a complete file, bring it to the disk, and record that it is whole."""
+        file, part, profile = self.opened[name].file, self.plan.files[name], self.engine.profile
+        with profile.stage("hash files", file.size):
+            digest = hash_file(file.path)
+        with profile.stage("write to disk", file.size):
+            file.sync()
+        file.close()
+        self.files[name] = digest
+        keys = {one.name: key_of(self.plan, one, self.engine.contents) for one in part}
+        record_finished(self.folder, name, digest, keys, {one.name: self.sha256[one.name] for one in part})
+
+    def tensors(self) -> dict[str, MergedTensor]:
+        """Every merged tensor, by name."""
+        return {
+            one.name: MergedTensor(one.out_type.name, list(one.shape), one.kind, name, self.sha256[one.name])
+            for name, part in self.plan.files.items()
+            for one in part
+        }
+
+    def record(self) -> ReuseRecord:
+        """How many tensors were taken over, and why the others were not."""
+        computed: dict[str, list[str]] = {}
+        for name, reason in sorted(self.reasons.items()):
+            computed.setdefault(reason, []).append(name)
+        return ReuseRecord(len(self.plan.tensors) - len(self.reasons), computed)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
