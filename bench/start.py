@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 KERNELS = "widen.kernels.warm"
-"""Its `warm` makes numba load what it compiled before; only a command that came to import numba pays for that."""
+"""Its `warm` makes numba load what it compiled before, here for two bfloat16 models; only a command that came to import
+numba pays for that."""
 
 
 def record(target: Path, module: str, arguments: list[str]) -> None:
@@ -32,7 +33,7 @@ def load(source: Path) -> None:
         with suppress(ImportError):  # some modules exist only while another is imported
             importlib.import_module(name)
     if "numba" in names:
-        importlib.import_module(KERNELS).warm()
+        importlib.import_module(KERNELS).warm({importlib.import_module("widen.dtypes").BF16: 2})
 
 
 def _imported() -> list[str]:

@@ -92,7 +92,6 @@ def plan(
         Path | None, typer.Option(help="The folder that the merge would make: what of it can be reused?")
     ] = None,
     workspace: Workspace = Path(),
-    device: Device = "auto",
     threads: Threads = None,
     memory: Memory = None,
     shard_size: ShardSize = None,
@@ -102,7 +101,7 @@ def plan(
     from flows.merge import MergeOptions
     from flows.plan import show_plan
 
-    show_plan(recipe, out, MergeOptions(workspace, device, threads, memory, shard_size, cache))
+    show_plan(recipe, out, MergeOptions(workspace, "cpu", threads, memory, shard_size, cache))
 
 
 @app.command()

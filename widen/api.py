@@ -25,13 +25,13 @@ from widen.manifest import MANIFEST_FILE, Input, Manifest, Recipe, ReuseRecord, 
 from widen.memory import MemoryBudget, default_budget
 from widen.outlook import Outlook, foresee, remember_rates
 from widen.output import write_output
-from widen.plan import MergePlan, Settings, make_plan
+from widen.plan import MergePlan, Settings, TensorPlan, make_plan
 from widen.profile import Profile
 from widen.progress import Progress, silent
 from widen.reuse import FIRST_RUN, find
-from widen.staging import require_space, staged_folder, write_synced
-from widen.statistics import Measured, StatisticsStore, finiteness_problems
-from widen.summary import ModelSummary
+from widen.staging import discard_interrupted, require_space, staged_folder, write_synced
+from widen.statistics import StatisticsStore, finiteness_problems
+from widen.summary import ModelSummary, TensorSummary
 from widen.version import ENGINE
 
 Folder = str | Path
@@ -99,14 +99,11 @@ def inspect(
     files = DigestCache(resources.kept("digests")) if file_digests else None
     with _engine(resources, progress, Profile()) as engine:
         engine.contents.watch(plan.checkpoints)
-        measured = engine.over_tensors(
-            "measure", plan.tensors, lambda _: plan.checkpoints, partial(engine.measure, plan)
-        )
-        inputs = describe_inputs(plan, engine.contents, files)
+        looks = engine.over_tensors("measure", plan.tensors, lambda _: plan.checkpoints, partial(_look, engine, plan))
+        inputs = describe_inputs(plan, engine.contents, files, progress)
         engine.contents.require_unchanged()
-    for tensor, of_models in zip(plan.tensors, measured, strict=True):
-        problems += finiteness_problems(plan, tensor, of_models)
-    summaries = (_summary_of(model.name, [row[i] for row in measured]) for i, model in enumerate(plan.models))
+    problems += [problem for look in looks for problem in look.problems]
+    summaries = (_summary_of(model.name, [look.models[i] for look in looks]) for i, model in enumerate(plan.models))
     return Inspection(tuple(inputs), tuple(summaries), tuple(problems))
 
 
@@ -194,9 +191,10 @@ def _merge_plan(
     engine.contents.watch(plan.checkpoints)
     if previous is not None:
         engine.name_inputs(plan)
-        key = merge_key(ENGINE, asdict(plan.settings), describe_inputs(plan, engine.contents, files))
-        if previous.key == key and not previous.damage(out):
+        inputs = describe_inputs(plan, engine.contents, files, engine.progress)
+        if previous.key == merge_key(ENGINE, asdict(plan.settings), inputs) and _is_intact(previous, out, engine):
             engine.progress.note(f"merge: {out} is unchanged, verified by digest")
+            discard_interrupted(out)
             return previous
     with staged_folder(out) as staging:
         if staging.interrupted:
@@ -205,7 +203,7 @@ def _merge_plan(
         require_space(out.parent, plan.out_bytes - reuse.linked_bytes + HEADROOM_BYTES)
         companions, notes = write_companions(plan, staging.folder)
         written = write_output(plan, engine, reuse, staging.folder)
-        inputs = describe_inputs(plan, engine.contents, files)
+        inputs = describe_inputs(plan, engine.contents, files, engine.progress)
         engine.contents.require_unchanged()
         notes += [f"tied: {name} repeats another tensor and was not merged" for name in sorted(plan.tied)]
         manifest = Manifest(
@@ -230,8 +228,10 @@ def _tell(reuse: ReuseRecord, progress: Progress) -> None:
 def _engine(resources: Resources, progress: Progress, profile: Profile) -> Iterator[Engine]:
     """An engine on the device, with what the cache knows; it keeps what it learnt, however the block ends."""
     contents, store = Contents(resources.kept("contents")), StatisticsStore(resources.kept("statistics"))
-    budget = MemoryBudget(resources.memory or default_budget())
-    backend = open_backend(resources.device, resources.threads, budget.size, progress)
+    memory = resources.memory or default_budget()
+    backend = open_backend(resources.device, resources.threads, memory // 2, progress)
+    # A GPU's pinned buffers take half of the budget; the CPU backend holds nothing of its own.
+    budget = MemoryBudget(memory if backend.name == "cpu" else memory // 2)
     try:
         yield Engine(backend, budget, contents, store, progress, profile)
     finally:
@@ -244,9 +244,27 @@ def _engine(resources: Resources, progress: Progress, profile: Profile) -> Itera
         remember_rates(profile, Path(resources.cache))
 
 
-def _summary_of(model: str, measured: Sequence[Measured]) -> ModelSummary:
-    rows = sorted((one.summary for one in measured), key=lambda row: row.tensor)
-    return ModelSummary(model, tuple(rows), digest_of({one.summary.tensor: one.digest for one in measured}))
+@dataclass(frozen=True)
+class _Look:
+    """What an inspection keeps of one tensor: a row and the digest of the sums for each model, and what is wrong."""
+
+    models: list[tuple[TensorSummary, str]]
+    problems: list[Problem]
+
+
+def _look(engine: Engine, plan: MergePlan, tensor: TensorPlan) -> _Look:
+    measured = engine.measure(plan, tensor)
+    return _Look([(one.summary, one.digest) for one in measured], finiteness_problems(plan, tensor, measured))
+
+
+def _summary_of(model: str, looks: Sequence[tuple[TensorSummary, str]]) -> ModelSummary:
+    rows = sorted((summary for summary, _ in looks), key=lambda row: row.tensor)
+    return ModelSummary(model, tuple(rows), digest_of({summary.tensor: digest for summary, digest in looks}))
+
+
+def _is_intact(previous: Manifest, out: Path, engine: Engine) -> bool:
+    with engine.progress.stage("verify", previous.size) as advance:
+        return not previous.damage(out, advance)
 
 
 def _opened(source: Folder | Checkpoint) -> Checkpoint:

@@ -8,15 +8,29 @@ from widen.contents import Contents
 from widen.digests import DigestCache, FileDigest, digest_of, hash_file
 from widen.manifest import Input
 from widen.plan import MergePlan
+from widen.progress import Progress, silent
 
 
-def describe_inputs(plan: MergePlan, contents: Contents, files: DigestCache | None) -> list[Input]:
+def describe_inputs(
+    plan: MergePlan, contents: Contents, files: DigestCache | None, progress: Progress = silent
+) -> list[Input]:
     """Every checkpoint's tensors and files with their digests; weight files only where there is `files` to ask."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="widen-hash") as pool:
-        if files is not None:
-            paths = [checkpoint.folder / shard for checkpoint in plan.checkpoints for shard in checkpoint.shards]
-            list(pool.map(files.compute, paths))
+    if files is not None:
+        _hash_weight_files(plan, files, progress)
     return [_describe(plan, checkpoint, contents, files) for checkpoint in plan.checkpoints]
+
+
+def _hash_weight_files(plan: MergePlan, files: DigestCache, progress: Progress) -> None:
+    paths = [checkpoint.folder / shard for checkpoint in plan.checkpoints for shard in checkpoint.shards]
+    unknown = [path for path in paths if files.get(path) is None]
+    if not unknown:
+        return
+    with (
+        progress.stage("hash input files", sum(path.stat().st_size for path in unknown)) as advance,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="widen-hash") as pool,
+    ):
+        for digest in pool.map(files.compute, unknown):
+            advance(digest.size)
 
 
 def _describe(plan: MergePlan, checkpoint: Checkpoint, contents: Contents, files: DigestCache | None) -> Input:

@@ -4,7 +4,7 @@ so that the same inputs and settings give the same manifest.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from widen.digests import FileDigest, digest_of, hash_file, root_digest
 
 MANIFEST_FILE = "widen-manifest.json"
 SCHEMA = "widen-manifest/2"
+READABLE = ("widen-manifest/1", SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Manifest:
     def load(cls, folder: Path) -> "Manifest":
         """Read a merged folder's manifest. Raises OSError, or ValueError when it is not one."""
         content = json.loads((folder / MANIFEST_FILE).read_bytes())
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        if not isinstance(content, dict) or content.get("schema") not in READABLE:
             raise ValueError(f"{folder / MANIFEST_FILE} is not a {SCHEMA}")
         try:
             return cls._from_json(content)
@@ -104,23 +105,38 @@ class Manifest:
     @classmethod
     def _from_json(cls, content: Mapping[str, Any]) -> "Manifest":
         inputs = [
-            Input(i["role"], i["name"], i["digest"], _files(i["files"]), dict(i["tensors"])) for i in content["inputs"]
+            Input(i["role"], i["name"], i["digest"], _files(i["files"]), dict(i.get("tensors", {})))
+            for i in content["inputs"]
         ]
         tensors = {name: MergedTensor(**fields) for name, fields in content["tensors"].items()}
         recipe = Recipe(**content["recipe"])
         return cls(content["engine"], recipe, content["method"], content["settings"], inputs, tensors,
-                   _files(content["files"]), content["notes"], ReuseRecord(**content["reuse"]))  # fmt: skip
+                   _files(content["files"]), content["notes"], ReuseRecord(**content.get("reuse", {})))  # fmt: skip
 
-    def damage(self, folder: Path) -> list[str]:
-        """What in `folder` is not as recorded: one line a missing or changed file; reads every byte."""
-        names = sorted(self.files)
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(digest.size for digest in self.files.values())
+
+    def damage(self, folder: Path, advance: Callable[[int], None] = lambda _: None) -> list[str]:
+        """What in `folder` is not as recorded: one line a missing or changed file; reads every byte.
+
+        advance: is told the bytes of every file that was read.
+        """
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="widen-verify") as pool:
-            found = pool.map(lambda name: hash_file(folder / name) if (folder / name).is_file() else None, names)
-            return [
-                f"{name}: expected SHA-256 {self.files[name].sha256}, found {one.sha256 if one else 'no file'}"
-                for name, one in zip(names, found, strict=True)
-                if one != self.files[name]
-            ]
+            looked_at = {name: pool.submit(_digest_of, folder / name) for name in sorted(self.files)}
+            lines = []
+            for name, future in looked_at.items():
+                expected, found = self.files[name], future.result()
+                advance(expected.size)
+                if found != expected:
+                    said = found.sha256 if found else "no file"
+                    lines.append(f"{name}: expected SHA-256 {expected.sha256}, found {said}")
+        return lines
+
+
+def _digest_of(path: Path) -> FileDigest | None:
+    return hash_file(path) if path.is_file() else None
 
 
 def merge_key(engine: Mapping[str, str], settings: Mapping[str, Any], inputs: Sequence[Input]) -> str:

@@ -67,17 +67,24 @@ class _Output:
 
     def link_files(self) -> None:
         """Take over whole files, each after its digest was verified."""
-        lanes = self.engine.backend.lanes
-        with ThreadPoolExecutor(lanes, thread_name_prefix="widen-verify") as pool:
-            list(pool.map(self._link, self.reuse.links, self.reuse.links.values()))
+        links = self.reuse.links
+        if not links:
+            return
+        with (
+            self.engine.progress.stage("verify reused files", self.reuse.linked_bytes) as advance,
+            ThreadPoolExecutor(self.engine.backend.lanes, thread_name_prefix="widen-verify") as pool,
+        ):
+            for size in pool.map(self._link, links, links.values()):
+                advance(size)
 
-    def _link(self, name: str, finished: Finished) -> None:
+    def _link(self, name: str, finished: Finished) -> int:
         with self.engine.profile.stage("verify reused", finished.digest.size):
             intact = finished.path.is_file() and hash_file(finished.path) == finished.digest
         if intact:
             _link_or_copy(finished.path, self.folder / name)
             self.files[name] = finished.digest
             self.sha256.update(finished.sha256)
+        return finished.digest.size
 
     def write_files(self) -> None:
         """Write the other files, tensor by tensor, and finish each as soon as its last tensor is in it."""

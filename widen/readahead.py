@@ -3,10 +3,12 @@
 import ctypes
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Thread
 
 from widen.checkpoint import Checkpoint
+from widen.errors import WidenError
 from widen.profile import Profile
 
 WINDOW = 256 << 20
@@ -57,7 +59,8 @@ class Readahead:
         while (taken := self._take()) is not None:
             number, (checkpoint, name) = taken
             try:
-                with self._profile.stage("read", checkpoint.tensors[name].size):
+                # What fails here fails again in the lane, which can say so.
+                with suppress(OSError, WidenError), self._profile.stage("read", checkpoint.tensors[name].size):
                     _fetch(checkpoint, name)
             finally:
                 with self._changed:

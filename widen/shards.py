@@ -4,6 +4,7 @@ On-disk format: https://github.com/huggingface/safetensors#format. The library w
 not hold a model in memory.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -55,14 +56,24 @@ class ShardFile:
         self._put(piece.data.cast("B"), self.places[name] + start)
 
     def copy(self, name: str, source: Path, start: int, size: int) -> None:
-        """Take a tensor's bytes from another file; the kernel shares or copies them."""
-        target, stop = self.places[name], start + size
+        """Take a tensor's bytes from another file; the kernel shares or copies them where it can."""
+        target = self.places[name]
         with source.open("rb", buffering=0) as file:
-            while start < stop:
-                moved = os.copy_file_range(file.fileno(), self._descriptor, stop - start, start, target)
+            while size:
+                moved = self._move(file.fileno(), start, target, size)
                 if moved == 0:
-                    raise EOFError(f"{source} ends before byte {stop}")
-                start, target = start + moved, target + moved
+                    raise EOFError(f"{source} ends before byte {start + size}")
+                start, target, size = start + moved, target + moved, size - moved
+
+    def _move(self, source: int, start: int, target: int, size: int) -> int:
+        try:
+            return os.copy_file_range(source, self._descriptor, size, start, target)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        piece = os.pread(source, min(size, PIECE), start)
+        self._put(memoryview(piece), target)
+        return len(piece)
 
     def sha256(self, slot: Slot) -> str:
         """Of a tensor's bytes as they lie in the file now."""

@@ -76,6 +76,12 @@ def scratch_folder(parent: Path, prefix: str, resumable: bool = False) -> Iterat
         _discard(folder, lock)
 
 
+def discard_interrupted(out: Path) -> None:
+    """Remove what killed runs left beside `out`."""
+    with _taken_over(out.absolute().parent, f".{out.name}.staging-"):
+        pass
+
+
 @contextmanager
 def _taken_over(parent: Path, prefix: str) -> Iterator[tuple[Path, ...]]:
     """Lock what dead processes left under `prefix`, and remove it when the block ends; Ctrl-C leaves it once more."""

@@ -109,6 +109,15 @@ def test_work_waits_until_its_bytes_are_there(tmp_path: Path, monkeypatch: pytes
         assert not lane.is_alive()
 
 
+def test_readers_that_fail_leave_it_to_the_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError("no such advice")
+
+    monkeypatch.setattr("widen.readahead._advise", failing)
+    base, *models = family(tmp_path)
+    assert len(widen.merge(base, models, tmp_path / "out").tensors) == 21
+
+
 def spans(*rows: tuple[str, float, float, float]) -> Profile:
     profile = Profile()
     profile.spans = [Span(stage, f"t{number}", start, stop, computing, 10**9)

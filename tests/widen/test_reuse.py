@@ -1,5 +1,6 @@
 """A re-merge takes over what is still the same, says why it computes the rest, and gives the same bytes."""
 
+import errno
 import json
 import os
 import shutil
@@ -263,6 +264,30 @@ def test_a_cache_that_cannot_be_made_is_told(models: list[Path], tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(widen.EnvironmentFault, match=r"cache .* cannot be made"):
         merge(models, tmp_path / "out", widen.Resources(cache=tmp_path / "file" / "cache"))
+
+
+def test_an_output_of_the_manifest_before_this_one_is_still_ours(models: list[Path], tmp_path: Path) -> None:
+    merge(models, tmp_path / "out")
+    path = tmp_path / "out" / "widen-manifest.json"
+    content = json.loads(path.read_text()) | {"schema": "widen-manifest/1"}
+    del content["reuse"]
+    for one in content["inputs"]:
+        del one["tensors"]
+        one["digest"] = "0" * 64  # it was made of files then
+    path.write_text(json.dumps(content))
+    assert list(merge(models, tmp_path / "out").reuse.computed) == ["changed in base, m1, m2"]
+    same_as_fresh(models, tmp_path / "out")
+
+
+def test_tensors_are_copied_where_the_kernel_cannot(models: list[Path], tmp_path: Path, monkeypatch) -> None:
+    def cannot(*_: object) -> int:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", cannot)
+    merge(models, tmp_path / "out")
+    second = merge(models, tmp_path / "out", settings={"shard_bytes": 30_000})
+    assert second.reuse.reused == len(second.tensors)
+    same_as_fresh(models, tmp_path / "out", settings={"shard_bytes": 30_000})
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

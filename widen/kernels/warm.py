@@ -3,9 +3,11 @@
 An installation may run this; without it the first merge compiles what it needs, once, in some seconds.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from widen.dtypes import BF16, F16, F32
+from widen.dtypes import BF16, F16, F32, StorageType
 from widen.geometry import Geometry, StoredTensor
 from widen.kernels.cpu import CpuBackend
 
@@ -13,10 +15,10 @@ MODELS = {BF16: 3, F16: 2, F32: 2}
 """Merges of up to so many models of a type are compiled ahead; of more, or of mixed types, when they are asked for."""
 
 
-def warm() -> None:
+def warm(models: Mapping[StorageType, int] = MODELS) -> None:
     """Run both passes on one element of each type, read-only as a mapped file is."""
     backend = CpuBackend(1)
-    for kind, most in MODELS.items():
+    for kind, most in models.items():
         data = np.zeros(1, kind.bits)
         data.flags.writeable = False
         tensor = StoredTensor(data, kind)
