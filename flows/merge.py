@@ -73,9 +73,17 @@ def open_inputs(recipe: Recipe, workspace: Path) -> list[Checkpoint]:
     return [Checkpoint.open(_folder(recipe, name, workspace), name) for name in recipe.inputs]
 
 
-def user_cache() -> Path:
-    """Where digests, statistics and descriptions of architectures are kept between commands, unless `--cache` says."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "widen"
+def user_cache() -> Path | None:
+    """Where digests, statistics and descriptions of architectures are kept between commands, unless `--cache` says.
+
+    None where there is no such place to write: nobody asked for it, so nothing fails for want of it.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "widen"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def parse_size(what: str, text: str) -> int:

@@ -1,9 +1,10 @@
 """A merge's profile as a picture: what every thread did when, and what each stage took in all."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from widen.errors import RecipeError
+from widen.errors import EnvironmentFault, RecipeError
 from widen.profile import Profile, Span
 
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -12,9 +13,11 @@ GAP = 0.002
 
 
 def require_picture(path: Path) -> None:
-    """Raise RecipeError, before any work, for a file name that says no format."""
+    """Raise before any work: RecipeError for a file name that says no format, EnvironmentFault without matplotlib."""
     if path.suffix not in SUFFIXES:
         raise RecipeError(f"profile {path}: expected a file name that ends in one of {', '.join(SUFFIXES)}")
+    if find_spec("matplotlib") is None:
+        raise EnvironmentFault(f"profile {path}: drawing needs matplotlib, found none; pip install 'widen[pipeline]'")
 
 
 def draw(profile: Profile, path: Path) -> None:

@@ -267,6 +267,18 @@ def test_the_plan_of_models_that_do_not_fit_ends_with_3(tmp_path: Path) -> None:
     assert "Traceback" not in planned.stderr
 
 
+def test_without_a_place_for_a_cache_the_command_merges_all_the_same(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    merged = widen_command("merge", recipe_file(tmp_path, *family(tmp_path)), "--out", tmp_path / "out")
+    assert merged.returncode == 0, merged.stderr
+    asked = widen_command(
+        "merge", tmp_path / "recipe.yaml", "--out", tmp_path / "b", "--cache", tmp_path / "file" / "c"
+    )
+    assert asked.returncode == 5
+    assert "cannot be made" in asked.stderr
+
+
 @pytest.mark.parametrize("option", ["--memory", "--shard-size"])
 def test_a_size_that_is_none_ends_with_2(option: str, tmp_path: Path) -> None:
     base, one, two = family(tmp_path)

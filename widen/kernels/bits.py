@@ -1,7 +1,8 @@
 """Storage bits to float values and back, for compiled loops: straight-line code that becomes vectors.
 
 A kernel array's integer type says what its bits mean (`as_kernel_array`): uint16 is bfloat16, int16 is float16, uint32
-is float32. Numba compiles a loop once a combination of types, and keeps it on disk.
+is float32. Numba compiles a loop once a combination of types, and keeps it on disk until the loop's own file changes:
+after a change in this file, remove `widen/kernels/__pycache__`.
 """
 
 from platform import machine
