@@ -117,6 +117,36 @@ def test_a_second_run_skips_what_has_not_changed(demo: Ran, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []  # nothing in the home folder
 
 
+# First the tests that leave the demo's workspace as it was: the last one moves its recipe and its inputs.
+
+
+@pytest.mark.slow
+def test_dvc_repro_gives_the_same_tensors(demo: Ran, tmp_path: Path) -> None:
+    before = Manifest.load(demo.workspace / "merged" / "quickstart").tensors
+    shutil.rmtree(demo.workspace / "merged")
+    shutil.rmtree(demo.workspace / "runs")
+    done = run_dvc_repro(demo, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Manifest.load(demo.workspace / "merged" / "quickstart").tensors == before
+    assert json.loads((demo.workspace / "runs" / "quickstart" / "gate.json").read_text())["verdict"] == "PASS"
+    again = run_dvc_repro(demo, tmp_path)
+    assert "Stage 'merge' didn't change, skipping" in again.stdout + again.stderr
+
+
+def run_dvc_repro(demo: Ran, home: Path) -> subprocess.CompletedProcess[str]:
+    import os
+    import sys
+
+    commands = home / "bin"
+    commands.mkdir(exist_ok=True)
+    (commands / "widen").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m flows "$@"\n')
+    (commands / "widen").chmod(0o755)
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "HOME": str(home), "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
+    command = [sys.executable, "-m", "dvc", "repro"]
+    return subprocess.run(command, cwd=demo.workspace, env=environment, text=True, capture_output=True, check=False)
+
+
 @pytest.mark.slow
 def test_noise_ends_3_and_a_gate_not_passed_ends_4_and_the_champion_stays(demo: Ran, tmp_path: Path) -> None:
     champion = resolve(registry_of(demo), "quickstart@champion").version.version
@@ -148,30 +178,3 @@ def test_noise_ends_3_and_a_gate_not_passed_ends_4_and_the_champion_stays(demo: 
     assert failed.version != champion
     assert failed.tag("verdict") == "FAIL"
     assert resolve(registry_of(demo), "quickstart@champion").version.version == champion
-
-
-@pytest.mark.slow
-def test_dvc_repro_gives_the_same_tensors(demo: Ran, tmp_path: Path) -> None:
-    before = Manifest.load(demo.workspace / "merged" / "quickstart").tensors
-    shutil.rmtree(demo.workspace / "merged")
-    shutil.rmtree(demo.workspace / "runs")
-    done = run_dvc_repro(demo, tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert Manifest.load(demo.workspace / "merged" / "quickstart").tensors == before
-    assert json.loads((demo.workspace / "runs" / "quickstart" / "gate.json").read_text())["verdict"] == "PASS"
-    again = run_dvc_repro(demo, tmp_path)
-    assert "Stage 'merge' didn't change, skipping" in again.stdout + again.stderr
-
-
-def run_dvc_repro(demo: Ran, home: Path) -> subprocess.CompletedProcess[str]:
-    import os
-    import sys
-
-    commands = home / "bin"
-    commands.mkdir(exist_ok=True)
-    (commands / "widen").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m flows "$@"\n')
-    (commands / "widen").chmod(0o755)
-    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HOME": str(home), "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "dvc", "repro"]
-    return subprocess.run(command, cwd=demo.workspace, env=environment, text=True, capture_output=True, check=False)
