@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.reference import decode, encode, round_to, sums_in_order
 from widen.dtypes import BF16, F16, F32, StorageType
 from widen.geometry import ColumnSums, Geometry, StoredTensor
-from widen.kernels import CHUNK_ROWS
 from widen.kernels.cpu import CpuBackend
 
 TYPES = (BF16, F16, F32)
@@ -28,22 +28,6 @@ SHAPES = [
 ]
 
 
-def decode(tensor: StoredTensor) -> np.ndarray:
-    """The exact float64 values of storage bits."""
-    with np.errstate(invalid="ignore"):
-        if tensor.kind is BF16:
-            return (tensor.data.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return tensor.data.view(np.float16 if tensor.kind is F16 else np.float32).astype(np.float64)
-
-
-def encode(values: np.ndarray, kind: StorageType) -> StoredTensor:
-    """float32 values in a storage type; bfloat16 by truncation, which is as good as any for inputs."""
-    values = np.asarray(values, np.float32).reshape(-1)
-    if kind is BF16:
-        return StoredTensor((values.view(np.uint32) >> 16).astype(np.uint16), kind)
-    return StoredTensor(values.astype(np.float16).view(np.uint16) if kind is F16 else values.view(np.uint32), kind)
-
-
 def measured(base: StoredTensor, model: StoredTensor, geometry: Geometry) -> ColumnSums:
     with CpuBackend(1).resident(base, [model], geometry) as resident:
         return resident.measure(0)
@@ -62,21 +46,6 @@ def random_pair(shape: tuple[int, ...], base_kind: StorageType, model_kind: Stor
     base = generator.standard_normal(shape)
     model = base + 0.1 * generator.standard_normal(shape) * (generator.random(shape) < 0.7)
     return encode(base, base_kind), encode(model, model_kind)
-
-
-def sums_in_order(base: np.ndarray, model: np.ndarray) -> list[np.ndarray]:
-    """The three sums of one (rows, columns) matrix: row by row inside a chunk, then chunk by chunk."""
-    delta = model - base
-    results = []
-    for terms in (base * base, delta * base, delta * delta):
-        total = np.zeros(base.shape[1])
-        for start in range(0, base.shape[0], CHUNK_ROWS):
-            chunk = np.zeros(base.shape[1])
-            for row in terms[start : start + CHUNK_ROWS]:
-                chunk = chunk + row
-            total = total + chunk
-        results.append(total)
-    return results
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -117,19 +86,6 @@ def test_combine_has_the_bits_of_numpy(shape, transposed, kinds, out_kind) -> No
     for weight, model in zip(spread, values[1:], strict=True):
         total = total + weight * (model - values[0])
     assert found.tobytes() == round_to(values[0] + total, out_kind).tobytes()
-
-
-def round_to(values: np.ndarray, kind: StorageType) -> np.ndarray:
-    """To float32, then to the storage type, both to nearest even; bfloat16 by PyTorch, float16 by NumPy."""
-    single = values.astype(np.float32).reshape(-1)
-    if kind is F32:
-        return single.view(np.uint32)
-    if kind is F16:
-        with np.errstate(over="ignore"):
-            return single.astype(np.float16).view(np.uint16)
-    import torch
-
-    return torch.from_numpy(single).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
 
 
 @pytest.mark.parametrize("kind", [BF16, F16])
