@@ -91,11 +91,6 @@ class Checkpoint:
         return tuple(sorted({*self.shards, *self.companions, *index}))
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(entry.size for entry in self.tensors.values())
-
-    @property
     def _is_indexed(self) -> bool:
         return self.shards != (SINGLE_FILE,)
 

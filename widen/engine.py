@@ -163,5 +163,7 @@ class Engine:
         return digest.hexdigest()
 
     def _next(self, blocks: Iterator[Block]) -> Block | None:
-        with self.profile.stage("combine"):
-            return next(blocks, None)
+        with self.profile.stage("combine") as moved:
+            block = next(blocks, None)
+            moved(0 if block is None else block.nbytes)
+            return block

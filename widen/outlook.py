@@ -102,9 +102,11 @@ def remember_rates(profile: Profile, cache: Path | None) -> None:
 
 def _rates(cache: Path | None) -> tuple[Mapping[str, float], str]:
     if cache is not None:
-        with suppress(OSError, ValueError, TypeError):
+        with suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads((cache / RATES_FILE).read_bytes())
-            return {stage: float(kept[stage]) for stage in REFERENCE_RATES if kept[stage] > 0}, "the last merge here"
+            rates = {stage: float(kept[stage]) for stage in REFERENCE_RATES}
+            if min(rates.values()) > 0.0:
+                return rates, "the last merge here"
     return REFERENCE_RATES, "a reference machine"
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -45,15 +45,16 @@ class Profile:
         self._started = time.perf_counter()
 
     @contextmanager
-    def stage(self, stage: str, size: int = 0) -> Iterator[None]:
-        """Time the block."""
+    def stage(self, stage: str, size: int = 0) -> Iterator[Callable[[int], None]]:
+        """Time the block; it may call what it is given with bytes that it only knows once they moved."""
+        sizes = [size]
         start, computing = time.perf_counter(), time.thread_time()
         try:
-            yield
+            yield sizes.append
         finally:
             spent, stop = time.thread_time() - computing, time.perf_counter()
             thread = threading.current_thread().name
-            self.spans.append(Span(stage, thread, start - self._started, stop - self._started, spent, size))
+            self.spans.append(Span(stage, thread, start - self._started, stop - self._started, spent, sum(sizes)))
 
     @property
     def wall(self) -> float:

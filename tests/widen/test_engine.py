@@ -150,7 +150,7 @@ def test_a_merge_profiles_every_stage(tmp_path: Path) -> None:
     sizes = {row.stage: row.size for row in profile.totals()}
     read = 3 * sum(entry.size for entry in Checkpoint.open(base).tensors.values())
     assert sizes["hash inputs"] == read
-    assert sizes["hash outputs"] == sizes["write"] == read // 3
+    assert sizes["combine"] == sizes["hash outputs"] == sizes["write"] == read // 3
     assert sizes["hash files"] == sum(one.size for name, one in manifest.files.items() if name.endswith("tensors"))
     assert {"read", "measure", "weigh", "combine", "write to disk"} <= sizes.keys()
 
@@ -220,6 +220,26 @@ def test_the_outlook_counts_what_an_earlier_output_holds(tmp_path: Path) -> None
     assert (same.reused, same.unread, same.read) == (21, 0, 0)
     other, _ = outlook(base, models, tmp_path / "out", widen.Settings(t=0.5), recipe, resources=resources)
     assert (other.reused, other.measured, other.pairs) == (0, 0, 42)
+
+
+def test_the_estimate_follows_the_rates_of_the_last_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("widen.outlook.CALIBRATING_BYTES", 0)
+    base, *models = family(tmp_path)
+    resources = widen.Resources(cache=tmp_path / "cache")
+    assert outlook(base, models, resources=resources)[0].rates_of == "a reference machine"
+    widen.merge(base, models, tmp_path / "out", resources=resources)
+    after, _ = outlook(base, models, tmp_path / "other", resources=resources)
+    assert after.rates_of == "the last merge here"
+    assert 0 < after.seconds < 600
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"read": 1}', '{"read": 0, "measure": "x"}'])
+def test_damaged_rates_are_as_good_as_none(kept: str, tmp_path: Path) -> None:
+    base, *models = family(tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "rates.json").write_text(kept)
+    found, _ = outlook(base, models, resources=widen.Resources(cache=tmp_path / "cache"))
+    assert found.rates_of == "a reference machine"
 
 
 def test_the_outlook_tells_why_a_merge_would_be_refused(tmp_path: Path) -> None:
