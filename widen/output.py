@@ -90,8 +90,8 @@ class _Output:
         """Write the other files, tensor by tensor, and finish each as soon as its last tensor is in it."""
         home = {one.name: name for name, part in self.plan.files.items() if name not in self.files for one in part}
         tensors = [one for part in self.plan.files.values() for one in part if one.name in home]
-        with ThreadPoolExecutor(FINISHERS, thread_name_prefix="widen-finish") as finishers:
-            try:
+        try:
+            with ThreadPoolExecutor(FINISHERS, thread_name_prefix="widen-finish") as finishers:
                 if tensors:
                     self.engine.over_tensors(
                         "merge", tensors, self._reads, lambda one: self._write(one, home[one.name], finishers)
@@ -99,9 +99,9 @@ class _Output:
                 refuse(sorted(self.problems, key=lambda problem: (problem.model, str(problem.tensor))))
                 for future in self.finishing:
                     future.result()
-            finally:
-                for one in self.opened.values():
-                    one.file.close()
+        finally:  # once the finishers have ended: a descriptor closed under them may be another file's by then
+            for one in self.opened.values():
+                one.file.close()
 
     def _reads(self, tensor: TensorPlan) -> Sequence[Checkpoint]:
         return () if tensor.name in self.reuse.copies else self.plan.checkpoints

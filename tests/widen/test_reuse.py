@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import widen
 from tests.build import family
+from widen.digests import FileDigest, hash_file
 from widen.manifest import Manifest, Recipe
 from widen.progress import Silent
 
@@ -210,6 +212,22 @@ def test_an_interrupted_merge_goes_on_from_its_finished_files(models: list[Path]
     assert list(manifest.reuse.computed) == ["not finished by the interrupted run"]
     assert not list(tmp_path.glob(".out*"))
     same_as_fresh(models, tmp_path / "out")
+
+
+def test_an_interruption_lets_the_files_that_are_being_finished_be_finished(
+    models: list[Path], tmp_path: Path, monkeypatch
+) -> None:
+    whole = set()
+
+    def slowly(path: Path) -> FileDigest:
+        whole.add(path.name)
+        time.sleep(0.2)
+        return hash_file(path)
+
+    monkeypatch.setattr("widen.output.hash_file", slowly)
+    (left,) = interrupted(models, tmp_path / "out")
+    assert whole
+    assert {path.stem for path in (left / ".finished").glob("*.json")} == whole
 
 
 def test_other_settings_never_pick_up_an_interrupted_merge(models: list[Path], tmp_path: Path) -> None:
