@@ -9,7 +9,9 @@ from typing import Any, Literal
 from registry.errors import GateError
 from registry.scorecard import canonical, sha256
 
-SCHEMA = "widen-decision/1"
+SCHEMA = "widen-decision/2"
+READABLE = ("widen-decision/1", SCHEMA)
+NO_CHAMPION = "none"
 
 Question = Literal["absolute", "non-inferior", "superior"]
 
@@ -77,7 +79,8 @@ class Decision:
     """The verdict on one merged model.
 
     `models` holds (role, name, model digest, scores digest) of every scorecard used. `warnings`
-    says where the numbers are thin; it never changes the verdict.
+    says where the numbers are thin; it never changes the verdict. `against` is the weights' digest of the champion that
+    champion clauses were asked against, NO_CHAMPION when there was none yet, and None when there is no such clause.
     """
 
     merged: str
@@ -87,6 +90,7 @@ class Decision:
     results: tuple[ClauseResult, ...]
     models: tuple[tuple[str, str, str, str], ...]
     warnings: tuple[str, ...] = ()
+    against: str | None = None
 
     def __post_init__(self) -> None:
         expected = overall(r.verdict for r in self.results)
@@ -107,7 +111,7 @@ class Decision:
         """The decision that `to_json` wrote. Raises GateError for anything else, or a verdict that its clauses deny."""
         try:
             held = json.loads(text)
-            if held.pop("schema") != SCHEMA:
+            if held.pop("schema") not in READABLE:
                 raise GateError(f"decision: expected schema {SCHEMA}; run the gate again")
             held["verdict"] = Verdict(held["verdict"])
             held["results"] = tuple(_result(r) for r in held["results"])

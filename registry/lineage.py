@@ -11,7 +11,8 @@ from registry.errors import RegistryError
 from registry.provenance import Provenance
 from registry.scorecard import canonical, sha256
 
-SCHEMA = "widen-lineage/1"
+SCHEMA = "widen-lineage/2"
+READABLE = ("widen-lineage/1", SCHEMA)
 MANIFEST = "widen-manifest.json"
 
 Digests = tuple[tuple[str, str], ...]
@@ -19,7 +20,10 @@ Digests = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """Where an input was fetched from; without `repo`, `path` is a local folder and nothing else is known."""
+    """Where an input was fetched from; without `repo`, `path` is a local folder and nothing else is known.
+
+    `license` is what the recipe or the checkpoint's own card says: an SPDX identifier, or a name of Hugging Face's.
+    """
 
     name: str
     path: str
@@ -27,16 +31,33 @@ class SourceRecord:
     rev: str | None = None
     commit: str | None = None
     content: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A merge that served as an input: what its own manifest says of it, back to inputs that are no merges."""
+
+    name: str
+    role: str
+    digest: str
+    recipe: str | None = None
+    method: str | None = None
+    inputs: "tuple[Ancestor, ...]" = ()
 
 
 @dataclass(frozen=True)
 class Input:
-    """One model that went into a merge: its role, its source, its root digest and every file's sha256."""
+    """One model that went into a merge: its role, its source, its root digest and every file's sha256.
+
+    `made_from` are the inputs of a model that is a merge itself.
+    """
 
     role: str
     source: SourceRecord
     digest: str
     files: Digests
+    made_from: tuple[Ancestor, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,8 +97,8 @@ class Lineage:
         """The record that `to_json` wrote. Raises RegistryError for anything else."""
         try:
             held = json.loads(text)
-            if held.pop("schema") != SCHEMA:
-                raise RegistryError(f"lineage: expected schema {SCHEMA}; it was written by another version")
+            if (schema := held.pop("schema")) not in READABLE:
+                raise RegistryError(f"lineage: expected schema {SCHEMA}, found {schema!r}; another version wrote it")
             held["merged_files"] = _pairs(held["merged_files"])
             held["inputs"] = tuple(_input(i) for i in held["inputs"])
             held["provenance"] = Provenance.from_dict(held["provenance"])
@@ -161,7 +182,12 @@ def _pairs(held: Mapping[str, str]) -> Digests:
 
 
 def _input(held: Mapping[str, Any]) -> Input:
-    return Input(held["role"], SourceRecord(**held["source"]), held["digest"], _pairs(held["files"]))
+    made_from = tuple(_ancestor(one) for one in held.get("made_from", ()))
+    return Input(held["role"], SourceRecord(**held["source"]), held["digest"], _pairs(held["files"]), made_from)
+
+
+def _ancestor(held: Mapping[str, Any]) -> Ancestor:
+    return Ancestor(**{**held, "inputs": tuple(_ancestor(one) for one in held["inputs"])})
 
 
 def render(lineage: Lineage) -> str:

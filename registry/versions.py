@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from registry.errors import NotRegistered, RegistryError
 from registry.lineage import Lineage
+from registry.scorecard import sha256
 from registry.store import Registry, asking
 
 if TYPE_CHECKING:
@@ -146,11 +147,11 @@ def read_lineage(registry: Registry, reference: str) -> Recorded:
     with asking(registry) as client:
         resolved = _resolve(client, registry, reference)
         text = _artifact(registry, resolved.version.run_id, LINEAGE)
-    lineage = Lineage.from_json(text)
+    lineage, found = Lineage.from_json(text), sha256(text)
     expected = resolved.version.tag(LINEAGE_DIGEST)
-    if lineage.digest() != expected:
+    if found != expected:
         raise RegistryError(
-            f"{resolved.version.uri}: its lineage is {lineage.digest()}, {expected} was registered; "
+            f"{resolved.version.uri}: its lineage is {found}, {expected} was registered; "
             "the record was changed after registration: do not rely on it"
         )
     return Recorded(lineage, resolved.version, resolved.chosen)
