@@ -59,9 +59,14 @@ def show_lineage(model: str, workspace: Path, registry: str | None, as_json: boo
     """Print a registered model's lineage."""
     workspace = workspace.resolve()
     prepare(workspace)
-    from registry.lineage import render
+    from registry.lineage import ancestors
+    from registry.lineage_text import render
     from registry.store import Registry
-    from registry.versions import read_lineage
+    from registry.versions import read_lineage, registered_as
 
-    found = read_lineage(Registry.at(registry, workspace), model)
-    print(found.lineage.to_json() if as_json else f"{found.chosen}\n{render(found.lineage)}")
+    place = Registry.at(registry, workspace)
+    found = read_lineage(place, model)
+    if as_json:
+        print(found.lineage.to_json())
+    else:
+        print(f"{found.chosen}\n{render(found.lineage, registered_as(place, ancestors(found.lineage)))}")

@@ -1,7 +1,7 @@
 """Where a merged model comes from, as one record: written when it is registered, read back from any version of it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,15 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A merge that served as an input: what its own manifest says of it, back to inputs that are no merges."""
+    """A checkpoint that went into an input's own merge; one that is a merge itself has `inputs` again.
+
+    `digest` is the checkpoint's. `merged_digest`, `recipe` and `method` are those of the merge it came out of.
+    """
 
     name: str
     role: str
     digest: str
+    merged_digest: str | None = None
     recipe: str | None = None
     method: str | None = None
     inputs: "tuple[Ancestor, ...]" = ()
@@ -50,7 +54,7 @@ class Ancestor:
 class Input:
     """One model that went into a merge: its role, its source, its root digest and every file's sha256.
 
-    `made_from` are the inputs of a model that is a merge itself.
+    A model that is a merge itself has `made_from`, what went into it, and the merge's root digest and recipe.
     """
 
     role: str
@@ -58,6 +62,8 @@ class Input:
     digest: str
     files: Digests
     made_from: tuple[Ancestor, ...] = ()
+    merged_digest: str | None = None
+    recipe: str | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +90,7 @@ class Lineage:
     verdict: str
     decision_digest: str
     clauses: tuple[str, ...]
+    manifest_digest: str | None = None
 
     def to_json(self) -> str:
         """Canonical JSON text."""
@@ -127,11 +134,7 @@ def build(
     cannot be read, when the decision judged other weights than the manifest's, or when an input has no source.
     """
     held = read_manifest(manifest)
-    if decision.merged_digest != held["digest"]:
-        raise RegistryError(
-            f"{manifest}: the merged model is {held['digest']}, the gate judged {decision.merged_digest}; "
-            "evaluate and gate the merge again"
-        )
+    _require_judged(manifest, held, decision)
     try:
         return Lineage(
             recipe=held["recipe"]["name"],
@@ -149,9 +152,18 @@ def build(
             verdict=decision.verdict.value,
             decision_digest=decision.digest(),
             clauses=tuple(f"{r.verdict} {r.text}" for r in decision.results),
+            manifest_digest=sha256(manifest.read_text(encoding="utf-8")),
         )
     except (KeyError, TypeError) as error:
         raise RegistryError(f"{manifest}: lacks {error}; merge again with this version") from error
+
+
+def _require_judged(manifest: Path, held: Mapping[str, Any], decision: Decision) -> None:
+    if decision.merged_digest != held["digest"]:
+        raise RegistryError(
+            f"{manifest}: the merged model is {held['digest']}, the gate judged {decision.merged_digest}; "
+            "evaluate and gate the merge again"
+        )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -170,7 +182,22 @@ def _inputs(held: Sequence[Mapping[str, Any]], sources: Sequence[SourceRecord]) 
     missing = [i["name"] for i in held if i["name"] not in known]
     if missing:
         raise RegistryError(f"the merge's inputs {', '.join(missing)} have no source; sources: {', '.join(known)}")
-    return tuple(Input(i["role"], known[i["name"]], i["digest"], _sha256s(i["files"])) for i in held)
+    return tuple(_recorded(one, known[one["name"]]) for one in held)
+
+
+def _recorded(held: Mapping[str, Any], source: SourceRecord) -> Input:
+    made = held.get("merge") or {"inputs": ()}
+    made_from = tuple(_made(one) for one in made["inputs"])
+    files = _sha256s(held["files"])
+    return Input(held["role"], source, held["digest"], files, made_from, made.get("digest"), made.get("recipe"))
+
+
+def _made(held: Mapping[str, Any]) -> Ancestor:
+    """An ancestor as a manifest records it."""
+    made = held.get("merge") or {"inputs": ()}
+    inputs = tuple(_made(one) for one in made["inputs"])
+    merged = made.get("digest"), made.get("recipe"), made.get("method")
+    return Ancestor(held["name"], held["role"], held["digest"], *merged, inputs)
 
 
 def _sha256s(files: Mapping[str, Mapping[str, Any]]) -> Digests:
@@ -183,39 +210,19 @@ def _pairs(held: Mapping[str, str]) -> Digests:
 
 def _input(held: Mapping[str, Any]) -> Input:
     made_from = tuple(_ancestor(one) for one in held.get("made_from", ()))
-    return Input(held["role"], SourceRecord(**held["source"]), held["digest"], _pairs(held["files"]), made_from)
+    kept = {"source": SourceRecord(**held["source"]), "files": _pairs(held["files"]), "made_from": made_from}
+    return Input(**{**held, **kept})
 
 
 def _ancestor(held: Mapping[str, Any]) -> Ancestor:
     return Ancestor(**{**held, "inputs": tuple(_ancestor(one) for one in held["inputs"])})
 
 
-def render(lineage: Lineage) -> str:
-    """The record for a terminal: plain lines, no colour, digests in full so that they can be compared."""
-    made, ran = lineage, lineage.provenance
-    settings = ", ".join(f"{name} {value}" for name, value in sorted(made.parameters.items()))
-    code = ran.commit + (" with local changes" if ran.dirty else "") if ran.commit else f"version {ran.version}"
-    lines = [
-        f"merged      {made.merged_digest}",
-        f"verdict     {made.verdict} (decision {made.decision_digest})",
-        *(f"            {clause}" for clause in made.clauses),
-        f"recipe      {made.recipe} ({made.recipe_digest})",
-        f"method      {made.method}: {settings}",
-        *(line for entry in made.inputs for line in _input_lines(entry)),
-        f"validation  {made.validation_digest or 'none recorded'}",
-        f"engine      {made.engine}",
-        f"code        {code}",
-        f"ran on      {ran.python}, {ran.platform}",
-        f"packages    {', '.join(f'{name} {version}' for name, version in ran.packages)}",
-        f"flow run    {made.flow_run or 'none'}",
-    ]
-    return "\n".join(lines)
-
-
-def _input_lines(entry: Input) -> list[str]:
-    source = entry.source
-    where = source.path
-    if source.repo is not None:
-        where = f"{source.path} in {source.repo} at {source.rev or 'HEAD'} (commit {source.commit or 'unknown'})"
-    files = (f"            {digest}  {name}" for name, digest in entry.files)
-    return [f"{entry.role:<11} {entry.name}: {where}", f"            {entry.digest}  all of it", *files]
+def ancestors(lineage: Lineage) -> Iterator[str]:
+    """The root digests of the merges among the inputs, and among theirs."""
+    pending = [(entry.merged_digest, entry.made_from) for entry in lineage.inputs]
+    while pending:
+        digest, inputs = pending.pop()
+        if digest is not None:
+            yield digest
+        pending += [(one.merged_digest, one.inputs) for one in inputs]

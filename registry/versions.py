@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,6 +167,18 @@ def _artifact(registry: Registry, run_id: str, path: str) -> str:
             return Path(found).read_text(encoding="utf-8")
         except OSError as error:
             raise RegistryError(f"registry {registry.uri}: run {run_id} has no {path} ({error})") from error
+
+
+def registered_as(registry: Registry, digests: Iterable[str]) -> dict[str, str]:
+    """NAME/VERSION by root digest, for those of the merged models in `digests` that this registry holds."""
+    found = {}
+    with asking(registry) as client:
+        for digest in sorted(set(digests)):
+            held = client.search_model_versions(f"tags.{MERGED} = '{digest}'")
+            if held:
+                first = min((to_version(one) for one in held), key=lambda one: (one.name, one.version))
+                found[digest] = f"{first.name}/{first.version}"
+    return found
 
 
 def download(registry: Registry, reference: str, destination: Path | None = None) -> Path:

@@ -3,10 +3,11 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+from widen.ancestry import MergeRecord, merge_of, speaks_of
 from widen.checkpoint import Checkpoint
 from widen.contents import Contents
 from widen.digests import DigestCache, FileDigest, digest_of, hash_file
-from widen.manifest import Input
+from widen.manifest import MANIFEST_FILE, Input, Manifest
 from widen.plan import MergePlan
 from widen.progress import Progress, silent
 
@@ -17,7 +18,8 @@ def describe_inputs(
     """Every checkpoint's tensors and files with their digests; weight files only where there is `files` to ask."""
     if files is not None:
         _hash_weight_files(plan, files, progress)
-    return [_describe(plan, checkpoint, contents, files) for checkpoint in plan.checkpoints]
+    merges = [_merge_of(checkpoint, files or DigestCache(), progress) for checkpoint in plan.checkpoints]
+    return [_describe(plan, one, contents, files, made) for one, made in zip(plan.checkpoints, merges, strict=True)]
 
 
 def _hash_weight_files(plan: MergePlan, files: DigestCache, progress: Progress) -> None:
@@ -33,7 +35,27 @@ def _hash_weight_files(plan: MergePlan, files: DigestCache, progress: Progress) 
             advance(digest.size)
 
 
-def _describe(plan: MergePlan, checkpoint: Checkpoint, contents: Contents, files: DigestCache | None) -> Input:
+def _merge_of(checkpoint: Checkpoint, files: DigestCache, progress: Progress) -> MergeRecord | None:
+    """What the checkpoint's own manifest says of it, if it is a merge and the manifest speaks of these very weights."""
+    try:
+        manifest = Manifest.load(checkpoint.folder)
+    except (OSError, ValueError):
+        return None
+    if speaks_of(
+        manifest, checkpoint.folder, {name: files.compute(checkpoint.folder / name) for name in checkpoint.shards}
+    ):
+        return merge_of(manifest)
+    progress.note(f"{checkpoint.name}: its {MANIFEST_FILE} is about other weights; where it came from is not recorded")
+    return None
+
+
+def _describe(
+    plan: MergePlan,
+    checkpoint: Checkpoint,
+    contents: Contents,
+    files: DigestCache | None,
+    merge: MergeRecord | None,
+) -> Input:
     tensors = contents.all_of(checkpoint)
     shapes = {name: list(entry.shape) for name, entry in checkpoint.tensors.items()}
     companions = {name: hash_file(checkpoint.folder / name) for name in checkpoint.companions}
@@ -43,4 +65,4 @@ def _describe(plan: MergePlan, checkpoint: Checkpoint, contents: Contents, files
     if files is not None:
         weights = {name: files.compute(checkpoint.folder / name) for name in checkpoint.files}
     role = "base" if checkpoint is plan.base else "model"
-    return Input(role, checkpoint.name, digest, dict(sorted((companions | weights).items())), tensors)
+    return Input(role, checkpoint.name, digest, dict(sorted((companions | weights).items())), tensors, merge)

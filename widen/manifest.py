@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from widen.ancestry import MergeRecord
 from widen.digests import FileDigest, digest_of, hash_file, root_digest
 
 MANIFEST_FILE = "widen-manifest.json"
@@ -23,7 +24,7 @@ class Input:
 
     tensors: storage type and BLAKE3 of each one's bytes, as in BF16:1f3c... files: SHA-256 of configuration, tokenizer
     and index, and of the weight files where that was asked for. `digest` is of tensors, shapes and companions: the same
-    model in other weight files has the same.
+    model in other weight files has the same. `merge` is there for a model that is a merge itself.
     """
 
     role: str
@@ -31,6 +32,13 @@ class Input:
     digest: str
     files: Mapping[str, FileDigest]
     tensors: Mapping[str, str]
+    merge: MergeRecord | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value; without `merge` where there is none."""
+        content = asdict(replace(self, merge=None))
+        del content["merge"]
+        return content if self.merge is None else content | {"merge": self.merge.to_json()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The content of widen-manifest.json."""
-        return {"schema": SCHEMA, **asdict(self), "digest": self.digest, "key": self.key}
+        inputs = [entry.to_json() for entry in self.inputs]
+        return {"schema": SCHEMA, **asdict(self), "inputs": inputs, "digest": self.digest, "key": self.key}
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
@@ -104,10 +113,7 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, content: Mapping[str, Any]) -> "Manifest":
-        inputs = [
-            Input(i["role"], i["name"], i["digest"], _files(i["files"]), dict(i.get("tensors", {})))
-            for i in content["inputs"]
-        ]
+        inputs = [_input(entry) for entry in content["inputs"]]
         tensors = {name: MergedTensor(**fields) for name, fields in content["tensors"].items()}
         recipe = Recipe(**content["recipe"])
         return cls(content["engine"], recipe, content["method"], content["settings"], inputs, tensors,
@@ -143,6 +149,11 @@ def merge_key(engine: Mapping[str, str], settings: Mapping[str, Any], inputs: Se
     """One digest of engine, settings and the inputs' digests, in order of the merge."""
     sides = [[entry.name, entry.digest] for entry in inputs]
     return digest_of({"engine": dict(engine), "settings": dict(settings), "inputs": sides})
+
+
+def _input(content: Mapping[str, Any]) -> Input:
+    tensors, merge = dict(content.get("tensors", {})), MergeRecord.from_json(content.get("merge"))
+    return Input(content["role"], content["name"], content["digest"], _files(content["files"]), tensors, merge)
 
 
 def _files(content: Mapping[str, Any]) -> dict[str, FileDigest]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from registry.errors import RegistryError
-from registry.lineage import MANIFEST, Lineage, SourceRecord, build, render
+from registry.lineage import MANIFEST, Lineage, SourceRecord, ancestors, build
+from registry.lineage_text import render
 from registry.provenance import Provenance, collect, git_state
 from registry.registration import Evidence, register
 from registry.store import Registry, asking
-from registry.versions import read_lineage, resolve
+from registry.versions import read_lineage, registered_as, resolve
 
 Make = Callable[..., Evidence]
 
@@ -123,3 +124,41 @@ def test_provenance_names_versions_and_round_trips(tmp_path: Path) -> None:
     packages = dict(found.packages)
     assert {"mlflow", "torch", "transformers"} <= set(packages)
     assert Provenance.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def grandchild(made: Evidence) -> Lineage:
+    """The lineage of a merge whose tagger is a merge itself, of a merge and a model."""
+    path = made.folder / MANIFEST
+    content = json.loads(path.read_text())
+    first = {"digest": "1" * 64, "recipe": "first", "method": "widen", "inputs": [
+        {"role": "base", "name": "base", "digest": "b" * 64}, {"role": "model", "name": "chat", "digest": "2" * 64},
+    ]}  # fmt: skip
+    content["inputs"][1]["merge"] = {"digest": "3" * 64, "recipe": "second", "method": "widen", "inputs": [
+        {"role": "base", "name": "base", "digest": "b" * 64},
+        {"role": "model", "name": "first", "digest": "4" * 64, "merge": first},
+    ]}  # fmt: skip
+    path.write_text(json.dumps(content))
+    return build(path, tuple(one.source for one in made.lineage.inputs), "", made.decision, made.lineage.provenance)
+
+
+def test_a_merge_of_merges_leads_back_to_the_first_inputs(evidence: Make, local: Registry) -> None:
+    made = evidence()
+    lineage = grandchild(made)
+    assert Lineage.from_json(lineage.to_json()) == lineage
+    base, tagger = lineage.inputs
+    assert (base.made_from, base.merged_digest) == ((), None)
+    assert (tagger.merged_digest, tagger.recipe) == ("3" * 64, "second")
+    assert [one.name for one in tagger.made_from] == ["base", "first"]
+    assert [one.name for one in tagger.made_from[1].inputs] == ["base", "chat"]
+    assert sorted(ancestors(lineage)) == ["1" * 64, "3" * 64]
+    lines = render(lineage, {"1" * 64: "first/7"}).splitlines()
+    assert "            itself the merge second (" + "3" * 64 + ") of" in lines
+    assert "              model first: " + "4" * 64 in lines
+    assert "              itself the merge first (" + "1" * 64 + ", registered as first/7) of" in lines
+    assert "                model chat: " + "2" * 64 in lines
+
+
+def test_registered_merges_are_found_by_their_weights(evidence: Make, local: Registry) -> None:
+    made = evidence()
+    register(local, "quickstart", made)
+    assert registered_as(local, [made.lineage.merged_digest, "0" * 64]) == {made.lineage.merged_digest: "quickstart/1"}
