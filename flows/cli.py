@@ -1,5 +1,5 @@
-"""The command `widen`. Exit codes: 0 done, 2 usage or recipe, 3 inputs refused, 4 the gate did not pass,
-5 the environment (disk, device, server), 1 a bug of ours.
+"""The command `widen`. Exit codes: 0 done, 2 usage or recipe, 3 inputs refused, 4 the gate or the
+verification says no, 5 the environment (disk, device, server), 1 a bug of ours.
 """
 
 import os
@@ -128,6 +128,28 @@ def station(
     from flows.run import run_one_station
 
     run_one_station(name, recipe, workspace, device)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|/VERSION]", help="A registered model.")],
+    workspace: Workspace = Path(),
+    registry: Annotated[str | None, typer.Option(help="Its registry, if not the workspace's own.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Record and files only; no fetch and no re-merge.")] = False,
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PLACE", help="Where an input's repository or folder is now.")
+    ] = None,
+    public_key: Annotated[Path | None, typer.Option(help="Whose signature to accept (PEM).")] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Where inputs and re-merge go; the system's own if not said.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Audit a registered model: its record, files, signature and history; then fetch its inputs and merge again."""
+    from flows.verify import VerifyOptions, verify_model
+
+    options = VerifyOptions(workspace, registry, quick, device, scratch, tuple(source or ()), public_key)
+    verify_model(model, options)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ RegistryError              exit code 5: the registry or its storage cannot do wh
 +-- GateError              2: a gate that would pass vacuously, or compares what cannot be compared
 +-- NotRegistered          2: no such model, version or alias
 +-- PromotionRefused       4: the gate's verdict does not allow the move
++-- NotVerified            4: what is there is not what was registered
 """
 
 
@@ -32,5 +33,11 @@ class NotRegistered(RegistryError):
 
 class PromotionRefused(RegistryError):
     """The gate did not pass, so the alias was not moved."""
+
+    exit_code = 4
+
+
+class NotVerified(RegistryError):
+    """A record, a file, an input or a re-merge is not what was registered."""
 
     exit_code = 4

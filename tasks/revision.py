@@ -34,7 +34,7 @@ def resolve_revision(repo: str, rev: str | None, workspace: Path) -> str:
     return found
 
 
-def _address(repo: str, workspace: Path) -> str:
+def address(repo: str, workspace: Path) -> str:
     """`repo` for git's command line; a path made absolute, so that it is never taken for a remote's name."""
     return repo if _URL.match(repo) else str((workspace / repo).resolve())
 
@@ -42,7 +42,7 @@ def _address(repo: str, workspace: Path) -> str:
 def _listed_commit(repo: str, rev: str, workspace: Path) -> str | None:
     try:
         listing = run_git(
-            workspace, "ls-remote", "--", _address(repo, workspace), rev, f"{rev}^{{}}", timeout=_NETWORK_TIMEOUT
+            workspace, "ls-remote", "--", address(repo, workspace), rev, f"{rev}^{{}}", timeout=_NETWORK_TIMEOUT
         )
     except EnvironmentFault as fault:
         raise Unreachable(f"cannot read repository {repo} for revision {rev}: {fault}") from None
@@ -57,7 +57,7 @@ def _listed_commit(repo: str, rev: str, workspace: Path) -> str | None:
 def _expanded_commit(repo: str, short: str, workspace: Path) -> str | None:
     with temporary_folder(workspace) as folder:
         clone = folder / "history.git"
-        source = _address(repo, workspace)
+        source = address(repo, workspace)
         try:
             run_git(workspace, "clone", "--quiet", "--bare", "--filter=tree:0", "--", source, str(clone))
         except EnvironmentFault as fault:
