@@ -251,6 +251,7 @@ def test_a_run_with_an_unreachable_registry_stops_before_any_work(widen: Widen, 
     assert not (workspace / "runs" / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_an_unreachable_workflow_server_stops_before_any_work(workspace: Path, tmp_path: Path) -> None:
     recipe = copy_of_the_recipe(workspace, "null")
     named = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -257,6 +257,7 @@ fetch(Source(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4]), Path(sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_into_one_workspace(hub: Path, workspace: Path, git: Git) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     wanted = [("base", "v1"), ("tagger", "v1"), ("tagger", "v2")]
