@@ -1,6 +1,6 @@
-# make demo | test | test-slow | test-gpu | check | bench | bench-peers | lock | clean. The first use of any installs the
-# pinned set into .venv; while requirements.lock and pyproject.toml stay as they are, pip is not called again and no
-# network is used.
+# make demo | test | test-slow | test-gpu | check | bench | bench-peers | gate-table | lock | clean. The first use of any
+# installs the pinned set into .venv; while requirements.lock and pyproject.toml stay as they are, pip is not called again
+# and no network is used.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,7 +18,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup requirements package demo test test-slow test-gpu check bench bench-peers lock clean
+.PHONY: help setup requirements package demo test test-slow test-gpu check bench bench-peers gate-table lock clean
 
 help:
 	@sed -n 1,3p Makefile
@@ -74,6 +74,10 @@ bench: setup
 bench-peers: setup
 	@echo "== mergekit, in an environment of its own (once; some minutes, network)"
 	$(RUN) -m bench.peers bench-data/mergekit
+
+gate-table: setup
+	@echo "== what the gate accepts, by simulation"
+	$(RUN) -m bench.gate $(ARGS)
 
 lock:
 	@echo "== resolving pyproject.toml anew (network)"

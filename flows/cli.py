@@ -26,6 +26,8 @@ ShardSize = Annotated[str | None, typer.Option(help="Largest output file, such a
 Cache = Annotated[
     Path | None, typer.Option(help="Digests and statistics kept between merges; ~/.cache/widen if not said.")
 ]
+By = Annotated[str | None, typer.Option(metavar="PERSON", help="Who; git's user by default, else user@host.")]
+RegistryUri = Annotated[str | None, typer.Option("--registry", help="The registry, if not the workspace's own.")]
 
 
 @app.command()
@@ -108,7 +110,7 @@ def plan(
 def lineage(
     model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|/VERSION]", help="A registered model.")],
     workspace: Workspace = Path(),
-    registry: Annotated[str | None, typer.Option(help="Its registry, if not the workspace's own.")] = None,
+    registry: RegistryUri = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Where a registered model came from, back to the digest of every input file."""
@@ -131,10 +133,56 @@ def station(
 
 
 @app.command()
+def promote(
+    model: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="A registered version; NAME@ALIAS will do.")],
+    by: By = None,
+    reason: Annotated[str | None, typer.Option(help="Why; by default what the gate said.")] = None,
+    override: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Promote against the gate's word; it is recorded with the verdict."),
+    ] = None,
+    workspace: Workspace = Path(),
+    registry: RegistryUri = None,
+) -> None:
+    """Make a version the champion, as an entry of the model's history."""
+    from flows.promotion import promote_version
+
+    promote_version(model, by, reason, override, workspace, registry)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="A registered model.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    to: Annotated[int | None, typer.Option(help="A former champion; by default the one before.")] = None,
+    by: By = None,
+    workspace: Workspace = Path(),
+    registry: RegistryUri = None,
+) -> None:
+    """Make a former champion the champion again, as an entry of the model's history."""
+    from flows.promotion import roll_back
+
+    roll_back(name, to, by, reason, workspace, registry)
+
+
+@app.command()
+def history(
+    name: Annotated[str, typer.Argument(help="A registered model.")],
+    workspace: Workspace = Path(),
+    registry: RegistryUri = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Every move of the champion, newest last, with digests; exit code 5 when the history was altered."""
+    from flows.promotion import show_history
+
+    show_history(name, workspace, registry, as_json)
+
+
+@app.command()
 def verify(
     model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|/VERSION]", help="A registered model.")],
     workspace: Workspace = Path(),
-    registry: Annotated[str | None, typer.Option(help="Its registry, if not the workspace's own.")] = None,
+    registry: RegistryUri = None,
     quick: Annotated[bool, typer.Option("--quick", help="Record and files only; no fetch and no re-merge.")] = False,
     source: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PLACE", help="Where an input's repository or folder is now.")
@@ -150,6 +198,19 @@ def verify(
 
     options = VerifyOptions(workspace, registry, quick, device, scratch, tuple(source or ()), public_key)
     verify_model(model, options)
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|/VERSION]", help="A registered model.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default named after the model.")] = None,
+    workspace: Workspace = Path(),
+    registry: RegistryUri = None,
+) -> None:
+    """Fetch the report of a registered model: one HTML page that needs neither a network nor a script."""
+    from flows.report import save_report
+
+    save_report(model, workspace, registry, out)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`widen demo`: an upstream hub, a team's workspace that imports from it, and the quickstart's recipe run for real."""
+"""`widen demo`: an upstream hub, a team's workspace that imports from it, its key, and the quickstart's recipe run."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -8,12 +8,13 @@ from flows.assets import asset, workspace_files
 from flows.environment import prepare, seed_prefect, start_prefect
 from flows.hub import make_hub
 from flows.run import run_recipe
+from registry.attest.keys import VARIABLE, generate
 
 RECIPE = "quickstart"
 
 
 def run_demo(folder: Path, device: str) -> None:
-    """Make what is missing of hub and workspace in `folder` and run the recipe; a second run skips much of it."""
+    """Make what is missing of hub, workspace and key in `folder` and run the recipe; a second run skips much of it."""
     folder = folder.resolve()
     os.environ.setdefault("PREFECT_HOME", str(folder / "prefect"))
     prepare(folder / "workspace")
@@ -21,6 +22,7 @@ def run_demo(folder: Path, device: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(start_prefect)
         workspace = make_demo(folder)
+        os.environ.setdefault(VARIABLE, str(generate(folder / "keys")))
         started.result()
     run_recipe(workspace / "recipes" / f"{RECIPE}.yaml", workspace, device)
 

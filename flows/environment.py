@@ -19,7 +19,7 @@ _DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_WAIT_POLICY": "passive",  # threads of small models would burn a core each while they wait for the other
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,registry",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -28,8 +28,9 @@ _DEFAULTS = {
 
 
 def prepare(workspace: Path) -> None:
-    """Set the defaults; Prefect's own database and settings go into the workspace unless it was told otherwise."""
-    for name, value in {**_DEFAULTS, "PREFECT_HOME": str(workspace / ".widen" / "prefect")}.items():
+    """Set the defaults; Prefect's and Hugging Face's own files go into the workspace unless told otherwise."""
+    homes = {"PREFECT_HOME": workspace / ".widen" / "prefect", "HF_HOME": workspace / ".widen" / "huggingface"}
+    for name, value in {**_DEFAULTS, **{name: str(home) for name, home in homes.items()}}.items():
         os.environ.setdefault(name, value)
 
 

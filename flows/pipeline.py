@@ -14,8 +14,8 @@ from flows.road import Road
 def merge_pipeline(recipe: str, workspace: str = ".", device: str = "auto") -> dict[str, Any]:
     """Take a recipe from its sources to the registry; returns the version, and whether the champion moved.
 
-    recipe: a file, relative to the workspace or to the current folder. Raises PromotionRefused, after registering the
-    version, when the gate did not pass.
+    recipe: a file, relative to the workspace or to the current folder. Raises PromotionRefused, after the version is
+    registered and its report drawn, when the gate did not pass.
     """
     prepare(Path(workspace).resolve())
     road = Road.open(Path(recipe), Path(workspace), device)
@@ -25,7 +25,10 @@ def merge_pipeline(recipe: str, workspace: str = ".", device: str = "auto") -> d
     validation = stations.validate(road, measurements)
     merged = stations.merge(road, sources)
     scorecards = stations.evaluate(road, sources, measurements, merged)
-    decision = stations.gate(road, scorecards)
+    decision = stations.gate(road, merged, scorecards)
     registered = stations.register(road, sources, validation, merged, scorecards, decision)
-    promotion = stations.promote(road, registered, decision)
+    try:
+        promotion = stations.promote(road, registered, decision)
+    finally:  # a refusal is told too
+        stations.report(road, sources, registered, measurements, decision)
     return {"name": registered.name, "version": registered.version, "promoted": promotion.moved}

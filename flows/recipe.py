@@ -13,17 +13,17 @@ from typing import Any, Literal, overload
 
 from flows import mergekit, recipe_checks
 from flows.faults import Fault, Where, listed, refusal
+from flows.recipe_gates import Gates
 from flows.recipe_schema import (
-    ALL_MODELS,
     Body,
     Evaluation,
-    Gates,
     Merge,
     Registration,
     SourceSpec,
     Validation,
     check,
 )
+from flows.recipe_values import ALL_MODELS
 from flows.yaml_source import read
 from widen.errors import RecipeError
 
@@ -63,14 +63,14 @@ class Recipe:
     def digest(self) -> str:
         """sha256 of the recipe's content: comments, key order, layout and spelt-out defaults do not change it."""
         content = {section: getattr(self, section) for section in ("merge", *SECTIONS)}
-        sources = {name: asdict(source) for name, source in {**self.sources, **self.inputs}.items()}
+        sources = {name: source.content for name, source in {**self.sources, **self.inputs}.items()}
         named = {section: asdict(value) for section, value in content.items() if value is not None}
         return _digest({"name": self.name, "sources": sources, **named})
 
     @property
     def merge_digest(self) -> str:
         """sha256 of what decides the merged bytes: the sources used, in order, the method, its settings, the type."""
-        inputs = [[name, asdict(source)] for name, source in self.inputs.items()]
+        inputs = [[name, source.place] for name, source in self.inputs.items()]
         settings = {
             "method": self.merge.merge_method,
             "dtype": self.merge.output_dtype,
@@ -173,7 +173,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _given(value: Any) -> Any:
-    """Without the keys that are None, so that a key added later, and not given, changes no digest."""
+    """Without the keys that are None or an empty list, so that a key added later, and not given, changes no digest."""
     if isinstance(value, Mapping):
-        return {key: _given(one) for key, one in value.items() if one is not None}
+        return {key: _given(one) for key, one in value.items() if one is not None and one != ()}
     return [_given(one) for one in value] if isinstance(value, list | tuple) else value

@@ -5,9 +5,14 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from flows.faults import Fault, Where, listed, show, unknown
-from flows.recipe_schema import ALL_MODELS, AbsoluteClause, Body, Evaluation, Gates, ParentClause, SourceSpec
+from flows.recipe_gates import AbsoluteClause, Gates, ParentClause
+from flows.recipe_schema import Body, Evaluation, SourceSpec
+from flows.recipe_values import ALL_MODELS
+from tasks.evaluate_settings import mistakes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CHAMPION, BASE = "champion", "base"
+SECTIONS = ("absolute", "parents", "champion", "better")
 NAME_RULE = "letters, digits, `.`, `_` and `-`, a letter or digit first"
 
 
@@ -27,8 +32,8 @@ def faults(body: Body) -> list[Fault]:
     """Every disagreement in a recipe whose structure is sound; the places are those of a full recipe."""
     unresolved = list(_references(body))
     # Where a model has no name yet, who is meant by that name elsewhere cannot be told.
-    about_models = [] if unresolved else [*_bands(body), *_owners(body)]
-    return [*_names(body), *_sources(body), *unresolved, *about_models, *_gates(body)]
+    about_models = [] if unresolved else [*_bands(body), *_owners(body), *_reserved(body)]
+    return [*_names(body), *_sources(body), *unresolved, *about_models, *_evaluation(body), *_gates(body)]
 
 
 def _name(body: Body, reference: str) -> str:
@@ -97,37 +102,70 @@ def _bands(body: Body) -> Iterator[Fault]:
             yield Fault(("validate", "relative_change", model), unknown("model", model, _parents(body)))
 
 
+def _evaluation(body: Body) -> Iterator[Fault]:
+    for where, text in mistakes(body.evaluate) if body.evaluate else ():
+        yield Fault(("evaluate", *where), text)
+
+
 def _gates(body: Body) -> Iterator[Fault]:
-    if body.gates is None:
+    gates = body.gates
+    if gates is None:
         return
-    if not body.gates.absolute and not body.gates.parents:
-        yield Fault(
-            ("gates",), "expected at least one clause under `absolute` or `parents`: a gate without one passes anything"
-        )
+    if not (gates.absolute or gates.parents or gates.champion or gates.better):
+        told = f"expected at least one clause under {listed(SECTIONS)}: a gate without one passes anything"
+        yield Fault(("gates",), told)
     if body.evaluate is None:
         yield Fault(("gates",), "gates need an `evaluate` section: they decide on its scores")
-    for where, clause in _clauses(body.gates):
-        yield from _tasks(where, clause, body.evaluate)
+    for where, task in _scored(gates):
+        yield from _tasks(where, task, body.evaluate)
+    for where, clause in _bounded(gates):
         yield from _either(where, clause)
+    yield from _champion(gates, body.evaluate)
+    yield from _better(gates)
 
 
 def _owners(body: Body) -> Iterator[Fault]:
-    for index, clause in enumerate(body.gates.parents if body.gates else ()):
-        if clause.owner not in _parents(body):
-            where = ("gates", "parents", index, "owner")
-            yield Fault(where, unknown("parent", clause.owner, _parents(body)))
+    gates, parents = body.gates or Gates(), _parents(body)
+    for index, clause in enumerate(gates.parents):
+        if clause.owner not in parents:
+            yield Fault(("gates", "parents", index, "owner"), unknown("parent", clause.owner, parents))
+    for index, better in enumerate(gates.better):
+        where = ("gates", "better", index, "than")
+        if better.than not in (CHAMPION, BASE, *parents):
+            yield Fault(where, unknown("model", better.than, (CHAMPION, BASE, *parents)))
+        elif better.than == BASE and BASE in parents:
+            yield Fault(where, f"`{BASE}` means the merge's base here, and a parent has that name; name it otherwise")
 
 
-def _clauses(gates: Gates) -> Iterator[tuple[Where, AbsoluteClause | ParentClause]]:
+def _reserved(body: Body) -> Iterator[Fault]:
+    """With a champion to compare with, no model of the merge may bear its name."""
+    gates = body.gates
+    if gates is None or not (gates.champion or any(clause.than == CHAMPION for clause in gates.better)):
+        return
+    for where, reference in references(body):
+        if _name(body, reference) == CHAMPION:
+            yield Fault(
+                where, f"the gate asks about the registry's `{CHAMPION}`, so no model may be named so; rename it"
+            )
+
+
+def _scored(gates: Gates) -> Iterator[tuple[Where, str]]:
+    """Every task that a clause names, and where."""
+    for section in ("absolute", "parents", "champion"):
+        for index, clause in enumerate(getattr(gates, section)):
+            yield ("gates", section, index, "task"), clause.task
+    for index, better in enumerate(gates.better):
+        yield from ((("gates", "better", index, "tasks", at, "task"), one.task) for at, one in enumerate(better.tasks))
+
+
+def _bounded(gates: Gates) -> Iterator[tuple[Where, AbsoluteClause | ParentClause]]:
     yield from ((("gates", "absolute", index), clause) for index, clause in enumerate(gates.absolute))
     yield from ((("gates", "parents", index), clause) for index, clause in enumerate(gates.parents))
 
 
-def _tasks(where: Where, clause: AbsoluteClause | ParentClause, evaluation: Evaluation | None) -> Iterator[Fault]:
-    if evaluation is not None and clause.task not in evaluation.tasks:
-        yield Fault(
-            (*where, "task"), unknown("task", clause.task, evaluation.tasks) + "; it must be under `evaluate.tasks`"
-        )
+def _tasks(where: Where, task: str, evaluation: Evaluation | None) -> Iterator[Fault]:
+    if evaluation is not None and task not in evaluation.tasks:
+        yield Fault(where, unknown("task", task, evaluation.tasks) + "; it must be under `evaluate.tasks`")
 
 
 def _either(where: Where, clause: AbsoluteClause | ParentClause) -> Iterator[Fault]:
@@ -137,3 +175,22 @@ def _either(where: Where, clause: AbsoluteClause | ParentClause) -> Iterator[Fau
     if len(given) != 1:
         found = listed(given) if given else "neither"
         yield Fault(where, f"expected exactly one of {listed(names)}, found {found}")
+
+
+def _champion(gates: Gates, evaluation: Evaluation | None) -> Iterator[Fault]:
+    """On a first run a parents clause must ask about the same; an unknown task is told of elsewhere."""
+    covered = {(clause.task, clause.metric, clause.filter) for clause in gates.parents}
+    for index, clause in enumerate(gates.champion):
+        known = evaluation is None or clause.task in evaluation.tasks
+        if known and (clause.task, clause.metric, clause.filter) not in covered:
+            told = "on a first run there is no champion, and a clause under `parents` stands in: add one on this task, "
+            yield Fault(("gates", "champion", index), told + "metric and filter")
+
+
+def _better(gates: Gates) -> Iterator[Fault]:
+    for index, clause in enumerate(gates.better):
+        where = ("gates", "better", index, "tasks")
+        if clause.rule == "any" and len(clause.tasks) == 1:
+            yield Fault(where, "with one task there is nothing to choose from: name two or more, or write `rule: mean`")
+        if len(set(clause.tasks)) != len(clause.tasks):
+            yield Fault(where, "expected each task once")

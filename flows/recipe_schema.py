@@ -1,122 +1,56 @@
-"""The sections of a recipe, named as in its YAML: frozen, typed, unknown keys forbidden; the only importer of pydantic.
+"""The sections of a recipe, named as in its YAML: frozen, typed, unknown keys forbidden.
 
-A validator's ValueError says what was expected; `problems` turns all that pydantic found into faults.
+A validator's ValueError says what was expected; `check` turns all that pydantic found into faults.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import AfterValidator, BeforeValidator, StrictBool, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, with_config
 
+from flows.evaluation_values import BatchSize, Scalars, Template
 from flows.faults import Fault, Where, describe, unknown
+from flows.recipe_gates import Gates
+from flows.recipe_values import (
+    ALL_MODELS,
+    Bands,
+    DirectionChange,
+    Dtype,
+    Names,
+    NotNegative,
+    SomeNames,
+    Text,
+    choice,
+    some,
+    whole,
+)
 from flows.secrets import ADVICE, is_secret_key
-
-MOST = 10**9
-ALL_MODELS = "*"
-"""The key under which a band for all models stands until the models are known."""
-
-
-def number(expected: str, holds: Callable[[float], bool]) -> BeforeValidator:
-    """A finite number for which `holds`, as a float; true and false are no numbers, nor is text."""
-
-    def check(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(expected + _as_number(value))
-        if not abs(value) < math.inf or abs(value) > 1e300 or not holds(value):
-            raise ValueError(expected)
-        return float(value)
-
-    return BeforeValidator(check)
-
-
-def whole(least: int) -> BeforeValidator:
-    """A whole number from `least` to a thousand million."""
-
-    def check(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
-            raise ValueError(f"a whole number of at least {least}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def choice(*names: str) -> BeforeValidator:
-    """One of the given words."""
-
-    def check(value: object) -> str:
-        if not isinstance(value, str) or value not in names:
-            raise ValueError(" or ".join(f"`{name}`" for name in names))
-        return value
-
-    return BeforeValidator(check)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        hint = "" if value is None or isinstance(value, list | dict) else " (put it in quotes)"
-        raise ValueError("text" + hint)
-    if not value.strip():
-        raise ValueError("text that is not empty")
-    return value
-
-
-def _band(value: object) -> tuple[float, float]:
-    expected = "two numbers [low, high] with 0 <= low < high"
-    plain = isinstance(value, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
-    if not plain or not isinstance(value, list) or len(value) != 2 or not 0 <= value[0] < value[1] <= 1e300:
-        raise ValueError(expected)
-    return float(value[0]), float(value[1])
-
-
-def _bands(value: object) -> object:
-    return {ALL_MODELS: value} if isinstance(value, list) else value
-
-
-def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(value)) != len(value):
-        raise ValueError("each name once")
-    return value
-
-
-def _some(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not value:
-        raise ValueError("at least one")
-    return value
-
-
-def _as_number(value: object) -> str:
-    """YAML reads 1e-3 as text: it wants 1.0e-3."""
-    try:
-        number = float(value) if isinstance(value, str) else math.nan
-    except ValueError:
-        return ""
-    return f" (YAML takes this for text; write {number!r})" if math.isfinite(number) else ""
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-Names = Annotated[tuple[Text, ...], AfterValidator(_distinct)]
-SomeNames = Annotated[Names, AfterValidator(_some)]
-Dtype = Annotated[str, choice("bfloat16", "float16", "float32")]
-NotNegative = Annotated[float, number("a number of at least 0", lambda value: value >= 0)]
-AnyNumber = Annotated[float, number("a finite number", lambda _: True)]
-Share = Annotated[float, number("a number above 0 and at most 1", lambda value: 0 < value <= 1)]
-Level = Annotated[float, number("a number above 0 and below 0.5", lambda value: 0 < value < 0.5)]
-DirectionChange = Annotated[float, number("a number above 0 and at most 2", lambda value: 0 < value <= 2)]
-Band = Annotated[tuple[float, float], BeforeValidator(_band)]
-Bands = Annotated[dict[str, Band], BeforeValidator(_bands)]
 
 
 @with_config(extra="forbid")
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """Where a checkpoint comes from: a folder of a repository at a revision, or (without `repo`) a local folder."""
+    """Where a checkpoint comes from: a folder of a repository at a revision, or (without `repo`) a local folder.
+
+    `license` is an SPDX identifier or Hugging Face's name of one; without it, what the checkpoint's own files state.
+    """
 
     path: Text
     repo: Text | None = None
     rev: Text | None = None
+    license: Text | None = None
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where it comes from, without what is said about it."""
+        return {"path": self.path, "repo": self.repo, "rev": self.rev}
+
+    @property
+    def content(self) -> dict[str, str | None]:
+        """All that is said."""
+        return self.place | ({"license": self.license} if self.license else {})
 
 
 @with_config(extra="forbid")
@@ -143,7 +77,7 @@ class Merge:
 
     merge_method: Annotated[Literal["widen"], choice("widen")]
     base_model: Text
-    models: Annotated[tuple[Model, ...], AfterValidator(_some)]
+    models: Annotated[tuple[Model, ...], AfterValidator(some)]
     parameters: Parameters = field(default_factory=Parameters)
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
@@ -172,46 +106,16 @@ class Evaluation:
     tasks: SomeNames
     include_path: Text | None = None
     dtype: Dtype = "float32"
-    batch_size: Annotated[int, whole(1)] = 8
+    batch_size: BatchSize = 8
     parallel: Annotated[int, whole(1)] = 1
     limit: Annotated[int, whole(1)] | None = None
     num_fewshot: Annotated[int, whole(0)] | None = None
-
-
-@with_config(extra="forbid")
-@dataclass(frozen=True, kw_only=True)
-class AbsoluteClause:
-    """The merged model reaches `floor`, or (a loss) stays under `ceiling`."""
-
-    task: Text
-    metric: Text
-    floor: AnyNumber | None = None
-    ceiling: AnyNumber | None = None
-    filter: Text | None = None
-
-
-@with_config(extra="forbid")
-@dataclass(frozen=True, kw_only=True)
-class ParentClause:
-    """The merged model keeps the share `keep` of its owner's gain over the base, or is within `margin` of the owner."""
-
-    task: Text
-    metric: Text
-    owner: Text
-    keep: Share | None = None
-    margin: NotNegative | None = None
-    superior: StrictBool = False
-    filter: Text | None = None
-
-
-@with_config(extra="forbid")
-@dataclass(frozen=True, kw_only=True)
-class Gates:
-    """The clauses that must all hold before a version may be promoted, each at level `alpha`."""
-
-    alpha: Level = 0.05
-    absolute: tuple[AbsoluteClause, ...] = ()
-    parents: tuple[ParentClause, ...] = ()
+    apply_chat_template: Template = False
+    fewshot_as_multiturn: StrictBool | None = None
+    system_instruction: Text | None = None
+    max_length: Annotated[int, whole(1)] | None = None
+    backend: Annotated[str, choice("hf", "vllm")] = "hf"
+    backend_args: Scalars = field(default_factory=dict)
 
 
 @with_config(extra="forbid")

@@ -4,14 +4,17 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from flows.recipe import SECTIONS, Recipe, load_recipe
 from widen.errors import EnvironmentFault
 
 if TYPE_CHECKING:
+    from registry.attest.keys import SigningKey
     from registry.gate import Clause
     from registry.store import Registry
     from tasks.evaluate import EvaluateSettings
@@ -22,7 +25,14 @@ if TYPE_CHECKING:
 MERGED = "merged"
 """The merged model's name among the scorecards."""
 
+CHAMPION = "champion"
+"""The champion's."""
+REPORT = "report.html"
+"""The version's page among a run's files."""
+
 Call = Callable[..., Any]
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
 
 
 def orchestrated(work: Call, *arguments: Any, **named: Any) -> Any:
@@ -54,12 +64,16 @@ def plainly(work: Any, *arguments: Any, **named: Any) -> Any:
 
 @dataclass(frozen=True)
 class Road:
-    """A recipe in a workspace, on a device. `call` runs the tasks: `orchestrated` or `plainly`."""
+    """A recipe in a workspace, on a device. `call` runs the tasks: `orchestrated` or `plainly`.
+
+    `seconds` is filled with the time that each station took, in the order of the road.
+    """
 
     recipe: Recipe
     workspace: Path
     device: str
     call: Call
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     @classmethod
     def open(cls, recipe: Path, workspace: Path, device: str, call: Call = orchestrated) -> "Road":
@@ -75,12 +89,12 @@ class Road:
         return cls(load_recipe(recipe if recipe.is_file() else folder / recipe), folder, device, call)
 
     def require_all(self) -> None:
-        """Raise now, before hours of work, for a section or a registry that a station would miss later."""
+        """Raise now, before hours of work, for a section, a registry or a key that a station would miss later."""
         from registry.store import probe
 
         for section in SECTIONS:
             self.recipe.require(section)  # type: ignore[call-overload]
-        _ = self.settings, self.clauses, self.evaluation
+        _ = self.settings, self.clauses, self.evaluation, self.signing_key
         if self.registry.database is None:
             probe(self.registry.uri)
 
@@ -139,6 +153,12 @@ class Road:
             batch_size=asked.batch_size,
             limit=asked.limit,
             num_fewshot=asked.num_fewshot,
+            apply_chat_template=asked.apply_chat_template,
+            fewshot_as_multiturn=asked.fewshot_as_multiturn,
+            system_instruction=asked.system_instruction,
+            max_length=asked.max_length,
+            backend=asked.backend,
+            backend_args=asked.backend_args,
             device=self._torch_device,
             threads=max(1, len(os.sched_getaffinity(0)) // asked.parallel),
         )
@@ -146,12 +166,21 @@ class Road:
     @property
     def clauses(self) -> tuple["Clause", ...]:
         """The gate's clauses, in the recipe's order."""
-        from registry.gate import Absolute, Parent
+        from registry.gate import Absolute, Better, Champion, Parent
 
         gates = self.recipe.require("gates")
         absolute = (Absolute(c.task, c.metric, c.floor, c.ceiling, c.filter) for c in gates.absolute)
         parents = (Parent(c.task, c.metric, c.owner, c.keep, c.margin, c.superior, c.filter) for c in gates.parents)
-        return (*absolute, *parents)
+        champion = (Champion(c.task, c.metric, c.margin, c.filter) for c in gates.champion)
+        named = ((c, tuple((one.task, one.metric, one.filter) for one in c.tasks)) for c in gates.better)
+        return (*absolute, *parents, *champion, *(Better(c.than, tasks, c.rule) for c, tasks in named))
+
+    @property
+    def asks_champion(self) -> bool:
+        """Whether a clause compares with the champion."""
+        from registry.clauses import asks_champion
+
+        return any(asks_champion(clause) for clause in self.clauses)
 
     @property
     def registry(self) -> "Registry":
@@ -161,12 +190,36 @@ class Road:
         return Registry.at(self.recipe.require("registry").uri, self.workspace)
 
     @property
+    def signing_key(self) -> "SigningKey | None":
+        """The key of WIDEN_SIGNING_KEY; None leaves the version unsigned. It never comes from a recipe."""
+        from registry.attest.keys import PASSWORD, VARIABLE, read_key
+
+        setting = os.environ.get(VARIABLE)
+        return read_key(setting, os.environ.get(PASSWORD)) if setting else None
+
+    @property
     def _torch_device(self) -> str:
         if self.device == "cpu":
             return "cpu"
         import torch
 
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def timed(
+    station: Callable[Concatenate[Road, Rest], Result],
+) -> Callable[Concatenate[Road, Rest], Result]:
+    """A station that leaves the seconds it took in its road's `seconds`."""
+
+    @wraps(station)
+    def run(road: Road, /, *arguments: Rest.args, **named: Rest.kwargs) -> Result:
+        began = monotonic()
+        try:
+            return station(road, *arguments, **named)
+        finally:
+            road.seconds[station.__name__] = monotonic() - began
+
+    return run
 
 
 def settings_of(recipe: Recipe) -> "Settings":

@@ -11,7 +11,7 @@ from flows.road import Road, plainly
 
 def run_recipe(recipe: Path, workspace: Path, device: str) -> None:
     """Run the flow and print what came of it, whether or not the gate passed."""
-    from registry.errors import PromotionRefused
+    from registry.errors import HistoryAltered, PromotionRefused
 
     workspace = workspace.resolve()
     prepare(workspace)
@@ -25,7 +25,7 @@ def run_recipe(recipe: Path, workspace: Path, device: str) -> None:
     with told_once():
         try:
             merge_pipeline(str(road.recipe.path.resolve()), str(workspace), device)
-        except PromotionRefused:
+        except (PromotionRefused, HistoryAltered):
             print_run(road)
             raise
     print_run(road)

@@ -6,16 +6,18 @@ from flows.faults import Fault
 
 ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/@'\"]+)@")
 TOKEN = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|"
     r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|AKIA[A-Z0-9]{16}|sk-[\w-]{20,})"
 )
 KEY_BEFORE = re.compile(r"(?P<key>[A-Za-z_][\w-]*)['\"]?\s*:\s")
 SECRET_KEY = re.compile(
-    r"(^|[_-])(tokens?|secrets?|passwords?|passwd|pwd|api[_-]?key|access[_-]?key|credentials?)([_-]|$)", re.IGNORECASE
+    r"(^|[_-])(tokens?|secrets?|passwords?|passwd|pwd|(api|access|signing|private)[_-]?key|credentials?)([_-]|$)",
+    re.IGNORECASE,
 )
 
 ADVICE = (
     "git: a credential helper (git config credential.helper); MLflow: MLFLOW_TRACKING_USERNAME and "
-    "MLFLOW_TRACKING_PASSWORD; a Hugging Face model: HF_TOKEN"
+    "MLFLOW_TRACKING_PASSWORD; a Hugging Face model: HF_TOKEN; signing: WIDEN_SIGNING_KEY"
 )
 
 

@@ -1,21 +1,25 @@
 """The stations of the road, each one call with its inputs taken from the recipe and its record written for the next."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.road import MERGED, Road, orchestrated, side_by_side
+from flows.road import CHAMPION, MERGED, REPORT, Road, orchestrated, side_by_side, timed
 from widen.errors import RecipeError
 from widen.staging import write_atomically
 
 if TYPE_CHECKING:
+    from registry.lineage import SourceRecord
     from registry.promotion import Promotion
+    from registry.reference import Incumbent
     from registry.registration import Registered
     from tasks.fetch import Fetched
 
 
+@timed
 def fetch(road: Road) -> tuple["Fetched", ...]:
     """Bring every source into the workspace."""
     from tasks import fetch as door
@@ -27,6 +31,7 @@ def fetch(road: Road) -> tuple["Fetched", ...]:
     return fetched
 
 
+@timed
 def measure(road: Road, sources: tuple["Fetched", ...]) -> Path:
     """Pass 1: what every model changed."""
     from tasks.measure import measure as work
@@ -36,6 +41,7 @@ def measure(road: Road, sources: tuple["Fetched", ...]) -> Path:
     return path
 
 
+@timed
 def validate(road: Road, measurements: Path) -> Path:
     """Refuse what cannot be merged, by the recipe's bands; returns the result's file."""
     from tasks.validate import validate as work
@@ -50,6 +56,7 @@ def validate(road: Road, measurements: Path) -> Path:
     return path
 
 
+@timed
 def merge(road: Road, sources: tuple["Fetched", ...]) -> Path:
     """Pass 2: the merged checkpoint's folder."""
     from tasks.merge import merge as work
@@ -60,30 +67,80 @@ def merge(road: Road, sources: tuple["Fetched", ...]) -> Path:
     return path
 
 
+@timed
 def evaluate(road: Road, sources: tuple["Fetched", ...], measurements: Path, merged: Path) -> dict[str, Path]:
-    """Score the base, every parent and the merge on the same documents; returns the scorecards' files."""
+    """Score the base, every parent, the merge and, if the gate asks, the champion on the same documents.
+
+    Returns the scorecards' files. Without a champion to compare with, none of an earlier run is left.
+    """
     from tasks.evaluate import evaluate as work
-    from widen import Manifest
 
     digests = {one["name"]: one["digest"] for one in _read(measurements)["inputs"]}
     candidates = [(source.name, source.folder, digests[source.name]) for source in sources]
-    candidates.append((MERGED, merged, Manifest.load(merged).digest))
+    candidates.append((MERGED, merged, _digest(merged)))
+    _warn_of_power(road, candidates)
     folder, kept, settings = road.run_folder / "scorecards", road.cache / "scorecards", road.evaluation
+    for stale in folder.glob(f"{CHAMPION}.*"):
+        stale.unlink()
+    candidates += _champion(road, merged)
     arguments = [(name, model, digest, settings, kept, folder / f"{name}.json") for name, model, digest in candidates]
     paths = side_by_side(work, road.call, arguments, road.recipe.require("evaluate").parallel)
+    shutil.rmtree(road.cache / CHAMPION, ignore_errors=True)
     return {name: path for (name, *_), path in zip(candidates, paths, strict=True)}
 
 
-def gate(road: Road, scorecards: Mapping[str, Path]) -> Path:
-    """Answer every clause; returns the decision's file."""
+def _warn_of_power(road: Road, candidates: Sequence[tuple[str, Path, str]]) -> None:
+    """Before anything is scored; with all scores at hand it is too late, and the gate gives warnings of its own."""
+    from tasks.evaluate import count_documents, is_scored
+    from tasks.power import outlook, warn
+
+    settings, kept = road.evaluation, road.cache / "scorecards"
+    if not all(is_scored(digest, settings, kept) for _, _, digest in candidates):
+        alpha = road.recipe.require("gates").alpha
+        warn(outlook(road.clauses, count_documents(settings, kept), road.run_folder / "gate.json", alpha))
+
+
+def _champion(road: Road, merged: Path) -> list[tuple[str, Path, str]]:
+    """The champion as a further candidate, if there is one to compare with; its files only where it must be scored."""
+    from tasks.champion import fetch_champion
+    from tasks.evaluate import is_scored
+
+    found, folder = _incumbent(road, merged), road.cache / CHAMPION
+    if found is None:
+        return []
+    if not is_scored(found.digest, road.evaluation, road.cache / "scorecards"):
+        folder = road.call(fetch_champion, road.registry, found, folder)
+    return [(CHAMPION, folder, found.digest)]
+
+
+def _incumbent(road: Road, merged: Path) -> "Incumbent | None":
+    from tasks.champion import find_champion
+
+    if not road.asks_champion:
+        return None
+    name = road.recipe.require("registry").name
+    found: Incumbent | None = road.call(find_champion, road.registry, name, _digest(merged))
+    return found
+
+
+@timed
+def gate(road: Road, merged: Path, scorecards: Mapping[str, Path]) -> Path:
+    """Answer every clause; returns the decision's file.
+
+    Raises GateError when the champion moved after the scores were taken: it is asked for again, here.
+    """
     from tasks.gate import gate as work
 
-    recipe, out = road.recipe, road.run_folder / "gate.json"
+    recipe, out, found = road.recipe, road.run_folder / "gate.json", _incumbent(road, merged)
+    champion = None if found is None else (CHAMPION, found.digest)
     alpha = recipe.require("gates").alpha
-    path: Path = road.call(work, road.clauses, dict(scorecards), recipe.base, recipe.parents, MERGED, alpha, out)
+    path: Path = road.call(
+        work, road.clauses, dict(scorecards), recipe.base, recipe.parents, MERGED, alpha, out, champion
+    )
     return path
 
 
+@timed
 def register(
     road: Road,
     sources: tuple["Fetched", ...],
@@ -93,24 +150,54 @@ def register(
     decision: Path,
 ) -> "Registered":
     """A version in the registry, whatever the verdict, with the alias `candidate`."""
-    from registry.lineage import SourceRecord
     from tasks.register import register as work
 
-    records = tuple(SourceRecord(s.name, s.path, s.repo, s.rev, s.commit, s.content) for s in sources)
+    records = tuple(source_record(road, source) for source in sources)
     registered: Registered = road.call(
         work, road.registry, road.recipe.require("registry").name, merged, decision, dict(scorecards), records,
-        road.recipe.path, MERGED, validation, validation.with_suffix(""), _flow_run(),
+        road.recipe.path, MERGED, validation, validation.with_suffix(""), _flow_run(), road.signing_key,
     )  # fmt: skip
     _write(road.run_folder / "registered.json", asdict(registered))
     return registered
 
 
+def source_record(road: Road, source: "Fetched") -> "SourceRecord":
+    """Where a source was fetched from, under the licence that the recipe gives it or its own files state."""
+    from registry.attest.stated import stated_licence
+    from registry.lineage import SourceRecord
+
+    licence = road.recipe.inputs[source.name].license or stated_licence(source.folder)
+    return SourceRecord(source.name, source.path, source.repo, source.rev, source.commit, source.content, licence)
+
+
+@timed
 def promote(road: Road, registered: "Registered", decision: Path) -> "Promotion":
     """Move the alias `champion` if the gate passed. Raises PromotionRefused when it did not."""
+    from flows.promotion import person
     from tasks.promote import promote as work
 
-    promotion: Promotion = road.call(work, road.registry, registered.name, registered.version, decision)
+    name, version, by = registered.name, registered.version, person(road.workspace)
+    promotion: Promotion = road.call(work, road.registry, name, version, decision, by, _flow_run())
     return promotion
+
+
+def report(
+    road: Road, sources: tuple["Fetched", ...], registered: "Registered", measurements: Path, decision: Path
+) -> Path:
+    """Draw the version's page, log it with the version and describe that by it; returns the page."""
+    from tasks.report import report as work
+
+    files = {
+        "decision": decision,
+        "measurements": measurements,
+        "merged": road.merged_folder,
+        "scorecards": road.run_folder / "scorecards",
+    }
+    page: Path = road.call(
+        work, road.registry, registered.name, registered.version, sources, road.settings, road.allow_config,
+        road.cache, files, dict(road.seconds), road.run_folder / REPORT,
+    )  # fmt: skip
+    return page
 
 
 def run_station(name: str, road: Road) -> None:
@@ -132,7 +219,11 @@ def run_station(name: str, road: Road) -> None:
             evaluate(road, _recorded_sources(road), _made_by("measure", measurements), merged)
         case "gate":
             names = (MERGED, *road.recipe.inputs)
-            gate(road, {one: _made_by("evaluate", scorecards / f"{one}.json") for one in names})
+            files = {one: _made_by("evaluate", scorecards / f"{one}.json") for one in names}
+            champion = scorecards / f"{CHAMPION}.json"
+            gate(
+                road, _made_by("merge", road.merged_folder), files | ({CHAMPION: champion} if champion.exists() else {})
+            )
         case _:
             known = "fetch, measure, validate, merge, evaluate or gate"
             raise RecipeError(f"station {name!r} is unknown; expected {known}")
@@ -149,6 +240,12 @@ def _made_by(station: str, path: Path) -> Path:
     if not path.exists():
         raise RecipeError(f"{path} is not there yet; run `widen station {station} RECIPE` first")
     return path
+
+
+def _digest(merged: Path) -> str:
+    from widen import Manifest
+
+    return Manifest.load(merged).digest
 
 
 def _relative(folder: Path, workspace: Path) -> str:

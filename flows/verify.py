@@ -52,11 +52,13 @@ class _Checks:
 
     def ask(self, name: str, question: Callable[[], str]) -> bool:
         """Whether it holds. Errors that are no answer (no server, no disk) are raised."""
-        from registry.errors import GateError, NotVerified
+        from registry.errors import RegistryError, RegistryUnreachable
 
         try:
             self.tell(HOLDS, name, question())
-        except (NotVerified, GateError) as answer:
+        except RegistryUnreachable:
+            raise
+        except RegistryError as answer:
             self.failed.append(name)
             self.tell(FAILS, name, str(answer))
             return False
@@ -107,6 +109,7 @@ def _check(
         return
     checkpoint = _checkpoint(record, place, scratch)
     _check_files(lineage, checkpoint, checks)
+    _check_trail(record, place, checkpoint, checks, options.public_key)
     if not options.quick:
         _check_merge(record, lineage, checkpoint, checks, options, places, scratch)
 
@@ -136,6 +139,20 @@ def _check_files(lineage: "Lineage", checkpoint: Path, checks: _Checks) -> None:
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     with progress_on().stage("hash files", size) as advance:
         checks.ask("files", lambda: check_files(lineage, checkpoint, advance))
+
+
+def _check_trail(
+    record: "Record", place: "Registry", checkpoint: Path, checks: _Checks, public_key: Path | None
+) -> None:
+    from registry.audit import check_attestation, check_history
+    from registry.history import read_history
+    from registry.versions import STATEMENT
+
+    if record.version.tag(STATEMENT) is None:
+        checks.tell(ABSENT, "signature", "registered before versions were attested")
+    else:
+        checks.ask("signature", lambda: check_attestation(record, checkpoint, public_key))
+    checks.ask("history", lambda: check_history(record, read_history(place, record.version.name)))
 
 
 def _check_merge(

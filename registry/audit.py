@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.attest.keys import PUBLIC_FILE
+from registry.attest.signature import UNSIGNED, hash_model, verify
+from registry.attest.statement import read as read_statement
+from registry.chain import History
 from registry.decision import Decision
 from registry.errors import NotVerified, RegistryError
 from registry.lineage import MANIFEST, Lineage, read_manifest
@@ -17,6 +21,8 @@ from registry.versions import (
     LINEAGE_DIGEST,
     MERGED,
     RECIPE,
+    SIGNATURE,
+    STATEMENT,
     VERDICT,
     Version,
     resolve,
@@ -143,3 +149,51 @@ def _sha256(path: Path, advance: Callable[[int], None]) -> str:
             digest.update(piece)
             advance(len(piece))
     return digest.hexdigest()
+
+
+def check_attestation(record: Record, folder: Path, public_key: Path | None) -> str:
+    """The provenance statement and, where there is one, the signature are about the files in `folder`.
+
+    Without `public_key` the registry's own copy of it is used, which whoever can write the registry can replace: the
+    answer then names the key's fingerprint. Raises NotVerified.
+    """
+    from registry.attest.record import BUNDLE_FILE, FOLDER, STATEMENT_FILE
+
+    text = record.text(f"{FOLDER}/{STATEMENT_FILE}")
+    _require(f"{FOLDER}/{STATEMENT_FILE}", record.version.tag(STATEMENT) or "none", sha256(text))
+    told = read_statement(text)
+    _require(f"{FOLDER}/{STATEMENT_FILE}, merged digest", record.lineage.merged_digest, told.subject.merged)
+    for name, expected in told.byproducts:
+        _require(name, expected, sha256(record.text(name)))
+    signer = record.version.tag(SIGNATURE) or UNSIGNED
+    _require("the version's tag signature", told.subject.signature, signer)
+    if signer == UNSIGNED:
+        _refuse_unsigned(public_key)
+        _require("root digest", told.subject.root, hash_model(folder).root)
+        return f"unsigned; the provenance statement is about these files: root digest {told.subject.root}"
+    if public_key is None:
+        _require(f"{FOLDER}/{PUBLIC_FILE}", signer, sha256(record.text(f"{FOLDER}/{PUBLIC_FILE}")))
+    verify(folder, record.folder / FOLDER / BUNDLE_FILE, public_key or record.folder / FOLDER / PUBLIC_FILE)
+    whose = public_key or "the registry's own copy of it"
+    return f"by the key {signer}, checked with {whose}; root digest {told.subject.root}"
+
+
+def _refuse_unsigned(public_key: Path | None) -> None:
+    if public_key is not None:
+        raise NotVerified(f"a signature by {public_key} was asked for, and the model is not signed")
+
+
+def check_history(record: Record, history: History) -> str:
+    """The chain of entries holds, and those about this version are about its weights. Raises NotVerified naming all."""
+    wrong = list(history.faults)
+    made = record.lineage
+    mine = [entry for entry in history.entries if entry.to_version == record.version.version]
+    for entry in mine:
+        if entry.merged_digest not in (None, made.merged_digest):
+            wrong.append(f"entry {entry.number} is about other weights: {entry.merged_digest}")
+        if entry.decision_digest not in (None, made.decision_digest):
+            wrong.append(f"entry {entry.number} is about another decision: {entry.decision_digest}")
+    if wrong:
+        raise NotVerified("; ".join(wrong))
+    told = f"last {mine[-1].line()}" if mine else "none of them about this version"
+    return f"{len(history.entries)} entries, head {history.head}; {told}"

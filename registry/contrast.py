@@ -12,18 +12,14 @@ from registry.pairing import Paired
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of models' values with one-sided bounds, turned so that more is better.
+    """A weighted sum of models' values with its interval, turned so that more is better.
 
     `variance` is that of one document's term, in the metric's unit, clusters counted in.
     """
 
     coefficients: tuple[float, ...]
-    estimate: float
-    lower: float
-    upper: float
-    clusters: int
+    interval: Interval
     variance: float
-    method: str
 
 
 @contextmanager
@@ -81,17 +77,8 @@ def _mean(paired: Paired, signs: Sequence[float], terms: Sequence[float], alpha:
 
 
 def _oriented(paired: Paired, coefficients: tuple[float, ...], found: Interval) -> Contrast:
-    sign = 1.0 if paired.task.higher_is_better else -1.0
-    lower, upper = sorted((sign * found.lower, sign * found.upper))
-    return Contrast(
-        coefficients=coefficients,
-        estimate=sign * found.estimate,
-        lower=lower,
-        upper=upper,
-        clusters=found.clusters,
-        variance=_variance(paired, coefficients),
-        method=found.method,
-    )
+    turned = found if paired.task.higher_is_better else found.turned()
+    return Contrast(coefficients, turned, _variance(paired, coefficients))
 
 
 def _variance(paired: Paired, coefficients: Sequence[float]) -> float:

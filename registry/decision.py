@@ -13,7 +13,7 @@ SCHEMA = "widen-decision/2"
 READABLE = ("widen-decision/1", SCHEMA)
 NO_CHAMPION = "none"
 
-Question = Literal["absolute", "non-inferior", "superior"]
+Question = Literal["absolute", "non-inferior", "superior", "better on any", "better in the mean"]
 
 
 class Verdict(StrEnum):
@@ -28,7 +28,7 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """PASS when every verdict is, FAIL when any is, else INCONCLUSIVE. Raises GateError when there is none."""
     held = tuple(verdicts)
     if not held:
-        raise GateError("a gate without a clause decides nothing; name at least one absolute or parents clause")
+        raise GateError("a gate without a clause decides nothing; name at least one that can be asked")
     if Verdict.FAIL in held:
         return Verdict.FAIL
     return Verdict.PASS if set(held) == {Verdict.PASS} else Verdict.INCONCLUSIVE
@@ -50,6 +50,9 @@ class ClauseResult:
     merged model's value (negated when lower is better), else the contrast of the merged model with `references`. The
     question passes when `lower` is above `threshold` (or at it, if absolute) and fails when `upper` is below it.
     `margin` is what the clause allows to be lost, in the metric's unit; `merged` and `references` are plain values.
+    A question over several tasks names them all in `task`, joined by " + ", and `metric` likewise. "better on any" then
+    holds `estimate`, `merged` and `references` of the task with the smallest p-value, its `lower` at the level that
+    Holm leaves it, and the highest `upper` of all; "better in the mean" holds the means over the tasks.
     `variance` is that of one document's term, for power; `n` counts documents in `clusters` independent groups.
     """
 
@@ -78,9 +81,10 @@ class ClauseResult:
 class Decision:
     """The verdict on one merged model.
 
-    `models` holds (role, name, model digest, scores digest) of every scorecard used. `warnings`
-    says where the numbers are thin; it never changes the verdict. `against` is the weights' digest of the champion that
-    champion clauses were asked against, NO_CHAMPION when there was none yet, and None when there is no such clause.
+    `models` holds (role, name, model digest, scores digest) of every scorecard used. `warnings` say where the numbers
+    are thin, `notes` what stands in for what on a first run; neither changes the verdict. `against` is the weights'
+    digest of the champion that champion clauses were asked against, NO_CHAMPION when there was none yet, and None when
+    there is no such clause.
     """
 
     merged: str
@@ -91,6 +95,7 @@ class Decision:
     models: tuple[tuple[str, str, str, str], ...]
     warnings: tuple[str, ...] = ()
     against: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expected = overall(r.verdict for r in self.results)
@@ -117,6 +122,7 @@ class Decision:
             held["results"] = tuple(_result(r) for r in held["results"])
             held["models"] = tuple(tuple(m) for m in held["models"])
             held["warnings"] = tuple(held["warnings"])
+            held["notes"] = tuple(held.get("notes", ()))
             return cls(**held)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise GateError(f"not a gate decision: {error!r}; run the gate again") from error
@@ -126,9 +132,11 @@ class Decision:
         return sha256(self.to_json())
 
     def lines(self) -> tuple[str, ...]:
-        """The decision for a terminal, one line a clause, then warnings, then the verdict."""
+        """The decision for a terminal, one line a clause, then notes and warnings, then the verdict."""
         clauses = tuple(f"{r.verdict:<12} {r.text}" for r in self.results)
-        return clauses + tuple(f"warning      {w}" for w in self.warnings) + (f"{self.verdict:<12} {self.merged}",)
+        notes = tuple(f"note         {note}" for note in self.notes)
+        warnings = tuple(f"warning      {warning}" for warning in self.warnings)
+        return (*clauses, *notes, *warnings, f"{self.verdict:<12} {self.merged}")
 
 
 def _result(held: dict[str, Any]) -> ClauseResult:

@@ -2,6 +2,7 @@
 
 RegistryError              exit code 5: the registry or its storage cannot do what was asked
 +-- RegistryUnreachable    5: nobody answers at the registry's address; asking again later may help
++-- HistoryAltered         5: a model's history was altered, or its alias moved by other means
 +-- GateError              2: a gate that would pass vacuously, or compares what cannot be compared
 +-- NotRegistered          2: no such model, version or alias
 +-- PromotionRefused       4: the gate's verdict does not allow the move
@@ -17,6 +18,10 @@ class RegistryError(Exception):
 
 class RegistryUnreachable(RegistryError):
     """Nobody answers at the registry's address. The only error here that is worth a retry."""
+
+
+class HistoryAltered(RegistryError):
+    """A model's history, or the alias that it speaks of, was changed by other means than a promotion or a rollback."""
 
 
 class GateError(RegistryError):

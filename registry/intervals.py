@@ -7,7 +7,7 @@ make a two-sided interval at 1 - 2 alpha). Nothing here knows what a task or a m
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from registry.errors import GateError
@@ -18,7 +18,12 @@ _EDGE = 1e-12
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its one-sided bounds, from `n` documents in `clusters` independent groups."""
+    """An estimate with its one-sided bounds, from `n` documents in `clusters` independent groups.
+
+    `above_zero` is the p-value against "the truth is zero or less", `below_zero` that against "zero or more": the
+    smallest level at which the bound on that side would still exclude zero. `freedom` are the degrees of freedom of the
+    quantile that the bounds were taken at, infinite for the normal one.
+    """
 
     estimate: float
     lower: float
@@ -26,12 +31,46 @@ class Interval:
     n: int
     clusters: int
     method: str
+    above_zero: float
+    below_zero: float
+    freedom: float = math.inf
+
+    def turned(self) -> "Interval":
+        """The same interval of the value with its sign turned."""
+        return replace(
+            self,
+            estimate=-self.estimate,
+            lower=-self.upper,
+            upper=-self.lower,
+            above_zero=self.below_zero,
+            below_zero=self.above_zero,
+        )
 
 
-def _z(alpha: float) -> float:
+def quantile(alpha: float, freedom: float = math.inf) -> float:
+    """The 1 - alpha quantile of Student's t, of the normal distribution without `freedom`.
+
+    Raises GateError unless 0 < alpha < 0.5.
+    """
     if not 0.0 < alpha < 0.5:
         raise GateError(f"alpha: expected a number between 0 and 0.5, found {alpha}")
-    return NormalDist().inv_cdf(1.0 - alpha)
+    if math.isinf(freedom):
+        return NormalDist().inv_cdf(1.0 - alpha)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1.0 - alpha))
+
+
+def _tails(estimate: float, se: float, freedom: float = math.inf) -> tuple[float, float]:
+    """The p-values of `Interval`; without an error only the estimate's side is certain."""
+    from scipy.special import ndtr, stdtr
+
+    if se == 0.0:
+        return float(estimate <= 0.0), float(estimate >= 0.0)
+    ratio = estimate / se
+    if math.isinf(freedom):
+        return float(ndtr(-ratio)), float(ndtr(ratio))
+    return float(stdtr(freedom, -ratio)), float(stdtr(freedom, ratio))
 
 
 def wilson(successes: int, n: int, alpha: float) -> Interval:
@@ -42,14 +81,15 @@ def wilson(successes: int, n: int, alpha: float) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise GateError(f"a proportion needs 0 <= successes <= n and n >= 1, found {successes} of {n}")
-    z = _z(alpha)
+    z = quantile(alpha)
     share, scale = successes / n, 1.0 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1.0 - share) / n + z * z / (4.0 * n * n))
     # At 0 and at n the bound is 0 and 1 exactly; rounding would leave 1e-18 there.
     lower = 0.0 if successes == 0 else max(0.0, centre - half)
     upper = 1.0 if successes == n else min(1.0, centre + half)
-    return Interval(share, lower, upper, n, n, "Wilson score")
+    # Under a share of zero no success can happen, and no share is below it.
+    return Interval(share, lower, upper, n, n, "Wilson score", float(successes == 0), 1.0)
 
 
 def mean_t(values: Sequence[float], clusters: Sequence[Hashable] | None, alpha: float) -> Interval:
@@ -97,8 +137,6 @@ def ratio_contrast(
 def _clustered(
     estimate: float, deviations: Sequence[float], clusters: Sequence[Hashable] | None, alpha: float, method: str
 ) -> Interval:
-    from scipy.special import stdtrit
-
     n = len(deviations)
     sums = _cluster_sums(deviations, clusters)
     groups = len(sums)
@@ -106,10 +144,10 @@ def _clustered(
         what = "cluster" if clusters is not None else "document"
         raise GateError(f"a standard error needs at least two {what}s, found {groups}")
     se = math.sqrt(groups / (groups - 1) * math.fsum(s * s for s in sums)) / n
-    _z(alpha)  # refuses an alpha outside its range
-    half = float(stdtrit(groups - 1, 1.0 - alpha)) * se
+    half = quantile(alpha, groups - 1) * se
     name = f"{method}, {groups} clusters" if clusters is not None else method
-    return Interval(estimate, estimate - half, estimate + half, n, groups, name)
+    tails = _tails(estimate, se, groups - 1)
+    return Interval(estimate, estimate - half, estimate + half, n, groups, name, *tails, groups - 1)
 
 
 def _cluster_sums(values: Sequence[float], clusters: Sequence[Hashable] | None) -> list[float]:
@@ -199,7 +237,7 @@ def _score_interval(
     estimate: float, low: float, high: float, variance: Callable[[float], float], n: int, alpha: float, method: str
 ) -> Interval:
     """The bounds d where |estimate - d| = z * sqrt(variance(d) / n), searched on either side of the estimate."""
-    z = _z(alpha)
+    z = quantile(alpha)
 
     def bound(end: float) -> float:
         from scipy.optimize import brentq
@@ -213,4 +251,42 @@ def _score_interval(
             return end
         return float(brentq(distance, near, far, xtol=1e-13)) if distance(near) < 0 else near
 
-    return Interval(estimate, bound(low), bound(high), n, n, method)
+    tails = _tails(estimate, math.sqrt(variance(0.0) / n))
+    return Interval(estimate, bound(low), bound(high), n, n, method, *tails)
+
+
+def mean_of(parts: Sequence[Interval], alpha: float) -> Interval:
+    """The equal-weight mean of independent estimates, each given with its own interval at this same `alpha`.
+
+    Each part's standard error is read back from its own bound, half-width over quantile, on either side by itself: for
+    a t interval that is its SE, for Tango's it keeps what makes that hold for few documents. The errors add in squares
+    and the degrees of freedom are Welch and Satterthwaite's. Raises GateError for no part.
+
+    Source: F. E. Satterthwaite, Biometrics Bulletin 2 (1946), 110-114; B. L. Welch, Biometrika 34 (1947), 28-35;
+    errors from bounds: G. Y. Zou and A. Donner, Statistics in Medicine 27 (2008), 1693-1702.
+    """
+    if not parts:
+        raise GateError("a mean of tasks needs at least one task, found none")
+    count = len(parts)
+    estimate = math.fsum(part.estimate for part in parts) / count
+    below = [(part.estimate - part.lower) / quantile(alpha, part.freedom) / count for part in parts]
+    above = [(part.upper - part.estimate) / quantile(alpha, part.freedom) / count for part in parts]
+    (low_error, low_freedom), (high_error, high_freedom) = (_combined(errors, parts) for errors in (below, above))
+    return Interval(
+        estimate=estimate,
+        lower=estimate - quantile(alpha, low_freedom) * low_error,
+        upper=estimate + quantile(alpha, high_freedom) * high_error,
+        n=sum(part.n for part in parts),
+        clusters=sum(part.clusters for part in parts),
+        method=f"mean of {count} tasks, Welch-Satterthwaite",
+        above_zero=_tails(estimate, low_error, low_freedom)[0],
+        below_zero=_tails(estimate, high_error, high_freedom)[1],
+        freedom=low_freedom,
+    )
+
+
+def _combined(errors: Sequence[float], parts: Sequence[Interval]) -> tuple[float, float]:
+    """The standard error of a sum of independent terms, and its degrees of freedom."""
+    variance = math.fsum(error * error for error in errors)
+    spent = math.fsum(error**4 / part.freedom for error, part in zip(errors, parts, strict=True))
+    return math.sqrt(variance), variance * variance / spent if spent > 0 else math.inf

@@ -44,10 +44,10 @@ class Ancestor:
     name: str
     role: str
     digest: str
-    merged_digest: str | None = None
     recipe: str | None = None
     method: str | None = None
     inputs: "tuple[Ancestor, ...]" = ()
+    merged_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ def _made(held: Mapping[str, Any]) -> Ancestor:
     """An ancestor as a manifest records it."""
     made = held.get("merge") or {"inputs": ()}
     inputs = tuple(_made(one) for one in made["inputs"])
-    merged = made.get("digest"), made.get("recipe"), made.get("method")
-    return Ancestor(held["name"], held["role"], held["digest"], *merged, inputs)
+    recipe, method, merged = made.get("recipe"), made.get("method"), made.get("digest")
+    return Ancestor(held["name"], held["role"], held["digest"], recipe, method, inputs, merged)
 
 
 def _sha256s(files: Mapping[str, Mapping[str, Any]]) -> Digests:

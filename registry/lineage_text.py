@@ -41,6 +41,8 @@ def _input_lines(entry: Input, registered: Mapping[str, str]) -> list[str]:
     if entry.merged_digest is not None:
         lines.append(f"            {_made_by(entry.recipe, entry.merged_digest, registered)}")
         lines += [line for one in entry.made_from for line in _ancestor_lines(one, registered, 1)]
+    if source.license is not None:
+        lines.append(f"            licence {source.license}")
     return lines
 
 

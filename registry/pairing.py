@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from registry.errors import GateError
 from registry.scorecard import Document, Kind, Scorecard, TaskScores
 
+_REMEDIES = {
+    "harness": "evaluate {name} again with the same harness, backend and dtype",
+    "task hash": "the task's definition or its documents changed in between, evaluate both again on one of them",
+    "prompts": "the same task was put in other words: by another system instruction, other examples or another chat "
+    "template, which may be the tokenizer's own; evaluate both with the same settings, and without "
+    "`apply_chat_template` where the models' own templates differ",
+}
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -38,8 +46,8 @@ def pair(cards: Mapping[str, Scorecard], task: str, metric: str, filter_name: st
 
     A key that occurs several times is joined in the order the documents were scored in, provided that it occurs equally
     often everywhere. Raises GateError, naming the task and the model, when a task is missing or without documents, when
-    two models were scored by another harness, version, task hash or kind of metric, or when their documents, weights or
-    clusters differ: a comparison on a subset would be another comparison than the clause asks for.
+    two models were scored by another harness, version, task hash, prompts or kind of metric, or when their documents,
+    weights or clusters differ: a comparison on a subset would be another comparison than the clause asks for.
     """
     (first, *others) = cards
     lead = _scores(first, cards[first], task, metric, filter_name)
@@ -73,14 +81,16 @@ def _require_same_measurement(
         "harness": (first_card.harness, card.harness),
         "task version": (lead.version, column.version),
         "task hash": (lead.task_hash, column.task_hash),
+        "prompts": (lead.prompts_hash, column.prompts_hash),
         "kind of metric": (lead.kind, column.kind),
         "higher is better": (lead.higher_is_better, column.higher_is_better),
     }
     for what, (expected, found) in pairs.items():
         if expected != found:
+            remedy = _REMEDIES.get(what, "evaluate {name} again with the same task").format(name=name)
             raise GateError(
                 f"{lead.label}: {first} and {name} were measured differently: {what} {expected!r} against {found!r}; "
-                f"evaluate {name} again with the same task"
+                + remedy
             )
 
 

@@ -1,5 +1,6 @@
 """What ran: the code's commit, the interpreter and the packages whose versions can change a result."""
 
+import hashlib
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 CODE = Path(__file__).resolve().parents[1]
+LOCK = "requirements.lock"
 
 # Those that read, merge, score or record a model; a package that is not installed is left out.
 PACKAGES = (
@@ -30,7 +32,10 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """The software behind a merge. `commit` is None when the code is no git checkout; then `version` identifies it."""
+    """The software behind a merge. `commit` is None when the code is no git checkout; then `version` identifies it.
+
+    `lock` is the SHA-256 of the file that pins every package, where the code lies beside one.
+    """
 
     commit: str | None
     dirty: bool
@@ -38,6 +43,7 @@ class Provenance:
     python: str
     platform: str
     packages: tuple[tuple[str, str], ...]
+    lock: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON types, packages as an object."""
@@ -60,6 +66,7 @@ def collect(code: Path = CODE, distribution: str = "widen") -> Provenance:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=f"{platform.system()} {platform.machine()}",
         packages=tuple((name, version) for name, version in found if version is not None),
+        lock=_sha256(code / LOCK),
     )
 
 
@@ -74,6 +81,10 @@ def git_state(code: Path) -> tuple[str | None, bool]:
     if top is None or commit is None or Path(top) != code.resolve():
         return None, False
     return commit, bool(_git(code, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _git(code: Path, *arguments: str) -> str | None:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,8 @@ from registry.versions import (
     COMMIT,
     DECISION,
     FLOW_RUN,
+    GATE,
+    HISTORY,
     INPUT,
     LINEAGE,
     LINEAGE_DIGEST,
@@ -43,7 +45,8 @@ class Evidence:
     """A merged checkpoint and all that is recorded with it.
 
     `folder` holds the checkpoint and its manifest; `merged` are its own scores; `files` are further files and folders
-    to keep, by the name they get in the run ("validation.json", "scorecards/base.json").
+    to keep, by the name they get in the run ("validation.json", "scorecards/base.json"); `tags` are further tags of the
+    version.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class Evidence:
     decision: Decision
     merged: Scorecard
     files: Mapping[str, Path] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         digests = {self.lineage.merged_digest, self.decision.merged_digest, self.merged.digest}
@@ -74,13 +78,18 @@ class Registered:
     reused: bool
 
 
-def register(registry: Registry, name: str, evidence: Evidence) -> Registered:
+def register(
+    registry: Registry, name: str, evidence: Evidence, complete: Callable[[Evidence], Evidence] | None = None
+) -> Registered:
     """Register the merge as a new version of `name` and point the alias `candidate` at it, whatever the verdict.
 
-    A version with the same merged weights and the same decision is returned instead of being made twice. When anything
+    A version with the same merged weights and the same decision is returned instead of being made twice; for one that
+    is new, `complete` first adds to the evidence, and what it raises leaves the registry as it was. When anything
     fails no version is left behind and what was begun is marked FAILED. Raises RegistryError (and its subclass
     RegistryUnreachable), also when the folder does not hold what its manifest lists.
     """
+    if name.endswith(HISTORY):
+        raise RegistryError(f"cannot register {name}: names that end in {HISTORY} are kept for histories; rename it")
     names = listed_files(evidence.folder)
     missing = [str(path) for path in evidence.files.values() if not path.exists()]
     if missing:
@@ -89,6 +98,8 @@ def register(registry: Registry, name: str, evidence: Evidence) -> Registered:
         known = _known(client, name, evidence)
         if known is not None:
             client.set_registered_model_alias(name, CANDIDATE, str(known.version))
+        if known is None and complete is not None:
+            evidence = complete(evidence)
         version = known or _make(client, registry, name, evidence, names)
     return Registered(name, version.version, version.uri, known is not None)
 
@@ -164,7 +175,7 @@ def _plain(value: object) -> str:
 def _texts(evidence: Evidence) -> dict[str, str]:
     return {
         LINEAGE: evidence.lineage.to_json(),
-        "gate.json": evidence.decision.to_json(),
+        GATE: evidence.decision.to_json(),
         "recipe.yaml": evidence.lineage.recipe_text,
     }
 
@@ -181,11 +192,13 @@ def _log(client: "MlflowClient", run_id: str, name: str, path: Path) -> None:
 
 def scores(card: Scorecard) -> dict[str, float]:
     """The metrics of a model by the names MLflow allows: TASK/METRIC, with /FILTER where a filter was used."""
-    found = {}
-    for task in card.tasks:
-        parts = [task.task, task.metric] + ([task.filter] if task.filter not in ("", "none") else [])
-        found[re.sub(r"[^\w\-./ :]", "_", "/".join(parts))] = task.value
-    return found
+    return {metric_name(task.task, task.metric, task.filter): task.value for task in card.tasks}
+
+
+def metric_name(task: str, metric: str, filter_name: str) -> str:
+    """The name of one score among a run's metrics."""
+    parts = [task, metric] + ([filter_name] if filter_name not in ("", "none") else [])
+    return re.sub(r"[^\w\-./ :]", "_", "/".join(parts))
 
 
 def _dataset(entry: Input) -> "DatasetInput":
@@ -269,5 +282,6 @@ def version_tags(evidence: Evidence) -> dict[str, str]:
         FLOW_RUN: made.flow_run,
         COMMIT: made.provenance.commit,
         **{INPUT + entry.name: entry.digest for entry in made.inputs},
+        **evidence.tags,
     }
     return {key: value for key, value in tags.items() if value}

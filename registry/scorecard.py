@@ -12,7 +12,7 @@ from registry.errors import GateError
 
 Kind = Literal["proportion", "mean", "ratio"]
 
-SCHEMA = "widen-scorecard/1"
+SCHEMA = "widen-scorecard/2"
 
 
 def canonical(value: object) -> str:
@@ -62,8 +62,11 @@ class TaskScores:
     """One metric of one task: every document's score, sorted by document key (equal keys keep their given order).
 
     `kind` says how the documents make the metric: "proportion" and "mean" average the scores, "ratio" is
-    sum(score) / sum(weight). Raises GateError for an unknown kind, a proportion's score other than 0 or 1, or
-    documents of which only some name a cluster.
+    sum(score) / sum(weight). `task_hash` pins the task's configuration and documents, `prompts_hash` every request made
+    of them: instruction, examples and chat template included.
+
+    Raises GateError for an unknown kind, a proportion's score other than 0 or 1, or documents of which only some name a
+    cluster.
     """
 
     task: str
@@ -74,6 +77,7 @@ class TaskScores:
     version: str
     task_hash: str
     documents: tuple[Document, ...]
+    prompts_hash: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "documents", tuple(sorted(self.documents, key=lambda d: d.key)))
@@ -116,7 +120,9 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Everything measured on one model. `digest` is the model's root digest, `harness` what measured it.
+    """Everything measured on one model. `digest` is the model's root digest.
+
+    `harness` is what measured it: the harness, its backend and the arithmetic, with their versions.
 
     Tasks are held sorted by (task, metric, filter). Raises GateError when two entries share all three.
     """
@@ -159,11 +165,17 @@ class Scorecard:
 
     @classmethod
     def from_json(cls, text: str) -> "Scorecard":
-        """The scorecard that `to_json` wrote. Raises GateError when `text` is anything else."""
+        """The scorecard that `to_json` wrote.
+
+        Raises GateError when `text` is anything else, one of an earlier schema included: what it lacks (prompts by
+        hash, in the first) cannot be told from what it holds.
+        """
         try:
             held = json.loads(text)
             if held["schema"] != SCHEMA:
-                raise GateError(f"scorecard: expected schema {SCHEMA}, found {held['schema']!r}; evaluate again")
+                raise GateError(
+                    f"scorecard: expected schema {SCHEMA}, found {held['schema']!r}; evaluate that model again"
+                )
             tasks = tuple(_task_from_dict(t) for t in held["tasks"])
             return cls(held["model"], held["digest"], held["harness"], tasks)
         except (ValueError, KeyError, TypeError) as error:
@@ -184,12 +196,13 @@ def _task_to_dict(scores: TaskScores) -> dict[str, Any]:
         "higher_is_better": scores.higher_is_better,
         "version": scores.version,
         "task_hash": scores.task_hash,
+        "prompts_hash": scores.prompts_hash,
         "value": scores.value if scores.documents else None,
         "documents": rows,
     }
 
 
 def _task_from_dict(held: Mapping[str, Any]) -> TaskScores:
-    fields = ("task", "metric", "filter", "kind", "higher_is_better", "version", "task_hash")
+    fields = ("task", "metric", "filter", "kind", "higher_is_better", "version", "task_hash", "prompts_hash")
     documents = tuple(Document(*row) for row in held["documents"])
     return TaskScores(**{name: held[name] for name in fields}, documents=documents)

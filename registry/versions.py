@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from registry.decision import Decision
 from registry.errors import NotRegistered, RegistryError
 from registry.lineage import Lineage
 from registry.scorecard import sha256
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 LINEAGE = "lineage.json"
+GATE = "gate.json"
+HISTORY = ".history"
+"""What the name of a model's history ends in: a registered model of its own, one version an entry."""
 
 # Version tags. Inputs are tagged under INPUT + their name.
 MERGED, DECISION, VERDICT = "merged_digest", "decision_digest", "verdict"
+# Given when it is promoted: the digest of the history's entry, and of an override the reason and who answers for it.
+ENTRY, OVERRIDE, OVERRIDE_BY = "history_entry", "override", "override_by"
+# Of `registry.attest`: root digest of the files, fingerprint of the signing key or "none", sha256 of the statement.
+ROOT, SIGNATURE, STATEMENT = "root_digest", "signature", "statement_digest"
 RECIPE, FLOW_RUN, COMMIT, LINEAGE_DIGEST, INPUT = "recipe_digest", "flow_run", "git_commit", "lineage_digest", "input."
 
 
@@ -158,6 +166,29 @@ def read_lineage(registry: Registry, reference: str) -> Recorded:
     return Recorded(lineage, resolved.version, resolved.chosen)
 
 
+def read_decision(registry: Registry, version: Version) -> Decision:
+    """The gate's decision that `version` was registered with, from the artifacts of its run.
+
+    Raises RegistryError when the record is gone or is not the one registered.
+    """
+    with asking(registry):
+        text = _artifact(registry, version.run_id, GATE)
+    found, expected = sha256(text), version.tag(DECISION)
+    if found != expected:
+        raise RegistryError(
+            f"{version.uri}: its gate.json is {found}, {expected} was registered; "
+            "the record was changed after registration: do not rely on it"
+        )
+    return Decision.from_json(text)
+
+
+def with_tag(registry: Registry, name: str, key: str, value: str) -> Version | None:
+    """The latest version of `name` whose tag `key` is `value`, or None."""
+    with asking(registry) as client:
+        held = client.search_model_versions(f"name = '{name}' and tags.{key} = '{value}'")
+    return max((to_version(one) for one in held), key=lambda version: version.version, default=None)
+
+
 def _artifact(registry: Registry, run_id: str, path: str) -> str:
     from mlflow.artifacts import download_artifacts
 
@@ -179,6 +210,12 @@ def registered_as(registry: Registry, digests: Iterable[str]) -> dict[str, str]:
                 first = min((to_version(one) for one in held), key=lambda one: (one.name, one.version))
                 found[digest] = f"{first.name}/{first.version}"
     return found
+
+
+def read_artifact(registry: Registry, version: Version, path: str) -> str:
+    """A text file among the artifacts of a version's run. Raises RegistryError when it is not there."""
+    with asking(registry):
+        return _artifact(registry, version.run_id, path)
 
 
 def download(registry: Registry, reference: str, destination: Path | None = None) -> Path:

@@ -21,16 +21,26 @@ def gate(
     merged: str,
     alpha: float,
     out: Path,
+    champion: tuple[str, str] | None = None,
 ) -> Path:
     """Decide on `merged` against `base` and `parents`, all names in `scorecards`; write the decision to `out`.
 
-    Returns `out` whatever the verdict: a FAIL is an answer. Raises GateError when the question cannot be asked, and
-    then writes nothing.
+    `champion` is the name among `scorecards` and the digest of the model to compare with, if there is one. Returns
+    `out` whatever the verdict: a FAIL is an answer. Raises GateError when the question cannot be asked, and then writes
+    nothing.
     """
     cards = {name: _read(name, scorecards) for name in (merged, base, *parents)}
-    decision = decide(clauses, cards[merged], cards[base], {name: cards[name] for name in parents}, alpha)
+    incumbent = None if champion is None else _read_champion(*champion, scorecards)
+    decision = decide(clauses, cards[merged], cards[base], {name: cards[name] for name in parents}, alpha, incumbent)
     write_atomically(out, (decision.to_json() + "\n").encode())
     return out
+
+
+def _read_champion(name: str, digest: str, scorecards: Mapping[str, Path]) -> Scorecard:
+    card = _read(name, scorecards)
+    if card.digest != digest:
+        raise GateError(f"the champion is now {digest}, the scores are of {card.digest}; evaluate it again")
+    return card
 
 
 def _read(name: str, scorecards: Mapping[str, Path]) -> Scorecard:

@@ -1,66 +1,59 @@
-"""Scorecards at hand: a folder each, named by everything that can change the scores."""
+"""Scores at hand: one file a model and task, named by everything that can change them."""
 
 import dataclasses
-import hashlib
 import json
-import shutil
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from registry.errors import GateError
 from registry.scorecard import Scorecard
-from widen.errors import RecipeError
-
-SCORECARD, SAMPLES = "scorecard.json", "samples.jsonl"
 
 
-def folder_digest(folder: Path) -> str:
-    """sha256 over every file's path and content in a folder of task definitions. Raises RecipeError without one."""
-    if not folder.is_dir():
-        raise RecipeError(f"evaluate.include_path: expected a folder of task YAML, found nothing at {folder}")
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()
+def at_hand(kept: Path) -> Scorecard | None:
+    """The scorecard of one task that `kept` holds in its first line; None when there is none or it is damaged."""
+    try:
+        with kept.open(encoding="utf8") as lines:
+            return Scorecard.from_json(next(lines, ""))
+    except (FileNotFoundError, GateError, UnicodeDecodeError):
+        return None
 
 
-def at_hand(kept: Path) -> bool:
-    """Whether `kept` holds a scorecard and its samples."""
-    return (kept / SCORECARD).is_file() and (kept / SAMPLES).is_file()
-
-
-def keep(
-    kept: Path,
-    card: Scorecard,
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
-    default: Callable[[Any], Any],
-) -> None:
-    """Write the folder `kept` in one rename: the scorecard, and the samples of each task as JSON lines.
-
-    `default` turns what JSON has no form for into something it has.
-    """
+def keep(kept: Path, card: Scorecard, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Write the scorecard of one task and, below it, its samples as JSON lines; in one rename, the last writer wins."""
+    (task,) = {one.task for one in card.tasks}
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".staged-") as name:
-        staged = Path(name) / "scores"
-        staged.mkdir()
-        (staged / SCORECARD).write_text(card.to_json(), encoding="utf8")
-        with (staged / SAMPLES).open("w", encoding="utf8") as lines:
-            for task, rows in samples.items():
-                for row in rows:
-                    lines.write(json.dumps({"task": task, **row}, default=default, ensure_ascii=False) + "\n")
-        shutil.rmtree(kept, ignore_errors=True)
-        staged.rename(kept)
+        staged = Path(name) / kept.name
+        with staged.open("w", encoding="utf8") as lines:
+            lines.write(card.to_json() + "\n")
+            for row in samples:
+                lines.write(json.dumps({"task": task, **row}, default=_plain, ensure_ascii=False) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+        staged.replace(kept)
 
 
-def publish(model: str, kept: Path, out: Path) -> Scorecard:
-    """Write the kept scorecard to `out` under `model`, a run's name for it, with the samples beside it; return it."""
+def publish(model: str, kept: Sequence[Path], out: Path) -> Scorecard:
+    """Write the kept scores to `out` as one scorecard of `model`, a run's name for it, with the samples beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    card = dataclasses.replace(Scorecard.from_json((kept / SCORECARD).read_text(encoding="utf8")), model=model)
-    staged = out.with_name(out.name + ".part")
-    shutil.copyfile(kept / SAMPLES, staged)
+    staged, cards = out.with_name(out.name + ".part"), []
+    with staged.open("w", encoding="utf8") as samples:
+        for path in kept:
+            with path.open(encoding="utf8") as lines:
+                cards.append(Scorecard.from_json(next(lines, "")))
+                samples.writelines(lines)
     staged.replace(out.with_suffix(".samples.jsonl"))
+    card = dataclasses.replace(cards[0], model=model, tasks=tuple(task for one in cards for task in one.tasks))
     staged.write_text(card.to_json(), encoding="utf8")
     staged.replace(out)
     return card
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: NumPy's scalars are numbers, a set is a list, the rest its text."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return value.item() if callable(getattr(value, "item", None)) and not getattr(value, "shape", ()) else str(value)

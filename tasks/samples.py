@@ -1,9 +1,11 @@
 """From the harness's logged samples to scores by document, the form that a gate can compare."""
 
 import hashlib
+import inspect
 import json
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ def task_scores(model: str, task: str, results: Mapping[str, Any]) -> list[TaskS
     A metric is kept where its documents' mean, or its ratio of bits to bytes, is the harness's own figure; the others
     (F1 or BLEU over a whole corpus) have no terms to pair and are left out, with a line in the log. Raises
     InputsRefused naming task and document when a response or a score is not finite, RecipeError when the task has no
-    documents or no metric of that form.
+    documents, no metric of that form, or a document without the field that the task's clusters are named by.
     """
     samples: Sequence[Mapping[str, Any]] = results["samples"].get(task) or ()
     if not samples:
@@ -32,11 +34,11 @@ def task_scores(model: str, task: str, results: Mapping[str, Any]) -> list[TaskS
     for sample in samples:
         _require_finite(model, task, sample)
     config = results["configs"][task]
-    digest = _task_hash(config, samples)
+    digest, prompts = _task_hash(config, samples), _prompts_hash(samples)
     kept = []
     for metric, filter_name in dict.fromkeys((m, str(s["filter"])) for s in samples for m in s["metrics"]):
         chosen = [s for s in samples if s["filter"] == filter_name and metric in s]
-        kind, documents = _documents(metric, chosen, (config.get("metadata") or {}).get("cluster"))
+        kind, documents = _documents(task, metric, chosen, (config.get("metadata") or {}).get("cluster"))
         scores = TaskScores(
             task=task,
             metric=metric,
@@ -46,6 +48,7 @@ def task_scores(model: str, task: str, results: Mapping[str, Any]) -> list[TaskS
             version=str(results["versions"][task]),
             task_hash=digest,
             documents=tuple(documents),
+            prompts_hash=prompts,
         )
         if documents and _agrees(scores.value, results["results"][task].get(f"{metric},{filter_name}")):
             kept.append(scores)
@@ -60,28 +63,42 @@ def _agrees(ours: float, theirs: Any) -> bool:
     return isinstance(theirs, int | float) and math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def _documents(metric: str, samples: Sequence[Mapping[str, Any]], cluster: str | None) -> tuple[Kind, list[Document]]:
+def _documents(
+    task: str, metric: str, samples: Sequence[Mapping[str, Any]], cluster: str | None
+) -> tuple[Kind, list[Document]]:
     """The metric's documents and their kind; no documents where a value is neither a number nor a (loss, bytes)."""
     values = [sample[metric] for sample in samples]
+    groups = [None if cluster is None else _cluster(task, cluster, sample) for sample in samples]
     if all(isinstance(v, bool | int | float) for v in values):
         zero_one = metric in PROPORTIONS and all(v in (0, 1) for v in values)
-        return "proportion" if zero_one else "mean", list(_keyed(samples, [(float(v), 1.0) for v in values], cluster))
+        return "proportion" if zero_one else "mean", list(_keyed(samples, [(float(v), 1.0) for v in values], groups))
     if all(isinstance(v, list | tuple) and len(v) == 2 and not isinstance(v[0], str) for v in values):
         terms = [(-float(v[0]) / math.log(2), float(v[1])) for v in values]
-        return "ratio", list(_keyed(samples, terms, cluster))
+        return "ratio", list(_keyed(samples, terms, groups))
     return "mean", []
 
 
+def _cluster(task: str, field: str, sample: Mapping[str, Any]) -> str:
+    """The name of the sample's cluster, which its document holds in `field`."""
+    document = sample["doc"]
+    if not isinstance(document, Mapping) or document.get(field) is None:
+        held = ", ".join(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
+        raise RecipeError(
+            f"task {task}, document {sample['doc_id']}: its clusters are named by the field {field!r} (`cluster` in "
+            f"the task's metadata), which this document lacks; it holds {held}: name another field, or fill this one"
+        )
+    return str(document[field])
+
+
 def _keyed(
-    samples: Sequence[Mapping[str, Any]], terms: Sequence[tuple[float, float]], cluster: str | None
+    samples: Sequence[Mapping[str, Any]], terms: Sequence[tuple[float, float]], groups: Sequence[str | None]
 ) -> Iterator[Document]:
     """One document a sample; the second of two equal documents gets the key `<hash>#2`: keys pair one to one."""
     seen: Counter[tuple[str, str]] = Counter()
-    for sample, (score, weight) in zip(samples, terms, strict=True):
+    for sample, (score, weight), group in zip(samples, terms, groups, strict=True):
         key = (sample["doc_hash"], sample["target_hash"])
         seen[key] += 1
         doc_hash = key[0] if seen[key] == 1 else f"{key[0]}#{seen[key]}"
-        group = None if cluster is None else str(sample["doc"][cluster])
         yield Document(doc_hash, key[1], score, weight, group)
 
 
@@ -107,6 +124,29 @@ def _numbers(value: Any) -> Iterator[float]:
 def _task_hash(config: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
     """sha256 of what was asked: the task's configuration and its documents, wherever they lie."""
     asked = {key: value for key, value in config.items() if key not in PLACES}
-    documents = sorted({(sample["doc_hash"], sample["target_hash"]) for sample in samples})
-    text = json.dumps([asked, documents], sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _hash([asked, sorted({(sample["doc_hash"], sample["target_hash"]) for sample in samples})])
+
+
+def _prompts_hash(samples: Sequence[Mapping[str, Any]]) -> str:
+    """sha256 of how it was asked: each document's requests as the model got them.
+
+    lm-eval's own `prompt_hash` is of the first request's context alone: answers to choose from and settings of a
+    generation are not in it. They are here.
+    """
+    return _hash(sorted({(sample["doc_hash"], _hash(sample["arguments"])) for sample in samples}))
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=_source, ensure_ascii=False)
+    return hashlib.sha256(_ADDRESS.sub("", text).encode()).hexdigest()
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def _source(value: Any) -> str:
+    """What JSON has no form for, told alike by every process: a function is its source."""
+    try:
+        return inspect.getsource(value)
+    except (TypeError, OSError):
+        return str(value)

@@ -6,6 +6,8 @@ that it then throws away; with the vocabulary of a real model those logits are a
 
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,11 +36,24 @@ class Sooner(Harness):  # type: ignore[misc]
 
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
         answers: dict[int, float] = {}
-        for start in tqdm(range(0, len(order), self.batch_size), desc="Rolling requests", disable=self._silent):
-            batch = order[start : start + self.batch_size]
-            found = super().loglikelihood_rolling([requests[i] for i in batch], disable_tqdm=True)
-            answers.update(zip(batch, found, strict=True))
+        with self._measured_batch() as size:
+            for start in tqdm(range(0, len(order), size), desc="Rolling requests", disable=self._silent):
+                batch = order[start : start + size]
+                found = super().loglikelihood_rolling([requests[i] for i in batch], disable_tqdm=True)
+                answers.update(zip(batch, found, strict=True))
         return [answers[i] for i in range(len(requests))]
+
+    @contextmanager
+    def _measured_batch(self) -> Iterator[int]:
+        """The batch size as a number: `auto` is measured once, where lm-eval would measure for every batch."""
+        asked = self.batch_size
+        if asked == "auto":
+            self._scored = None
+            self.batch_size_per_gpu = self._detect_batch_size()
+        try:
+            yield self.batch_size_per_gpu
+        finally:
+            self.batch_size_per_gpu = asked
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Each text is encoded once, all of them in one call: a question comes with every one of its choices."""

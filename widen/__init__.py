@@ -15,12 +15,14 @@ from widen.version import __version__
 if TYPE_CHECKING:
     from widen.api import Inspection, Resources, inspect, merge
     from widen.checkpoint import Checkpoint
+    from widen.influences import Influence, TensorInfluence, influence
     from widen.manifest import Manifest
     from widen.plan import Settings
 
 __all__ = [
-    "Checkpoint", "EnvironmentFault", "InputsRefused", "Inspection", "Manifest", "OutputExists", "RecipeError",
-    "Resources", "Settings", "WidenError", "__version__", "inspect", "merge",
+    "Checkpoint", "EnvironmentFault", "Influence", "InputsRefused", "Inspection", "Manifest", "OutputExists",
+    "RecipeError", "Resources", "Settings", "TensorInfluence", "WidenError", "__version__", "influence", "inspect",
+    "merge",
 ]  # fmt: skip
 
 _HOMES = {
@@ -29,6 +31,9 @@ _HOMES = {
     "inspect": "api",
     "merge": "api",
     "Checkpoint": "checkpoint",
+    "Influence": "influences",
+    "TensorInfluence": "influences",
+    "influence": "influences",
     "Manifest": "manifest",
     "Settings": "plan",
 }

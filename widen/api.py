@@ -93,11 +93,11 @@ def inspect(
     Tensors that a model lacks, or has in another shape, are reported and not measured. Raises InputsRefused only for a
     checkpoint that cannot be read safely.
     """
-    opened = [_opened(source) for source in (base, *models)]
+    opened = [opened_checkpoint(source) for source in (base, *models)]
     plan = make_plan(opened[0], opened[1:], DEFAULT_SETTINGS, resources.kept("architectures"))
     problems = structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures"))
     files = DigestCache(resources.kept("digests")) if file_digests else None
-    with _engine(resources, progress, Profile()) as engine:
+    with open_engine(resources, progress, Profile()) as engine:
         engine.contents.watch(plan.checkpoints)
         looks = engine.over_tensors("measure", plan.tensors, lambda _: plan.checkpoints, partial(_look, engine, plan))
         inputs = describe_inputs(plan, engine.contents, files, progress)
@@ -130,13 +130,13 @@ def merge(
     EnvironmentFault for device and disk.
     """
     out = Path(out)
-    opened = [_opened(source) for source in (base, *models)]
+    opened = [opened_checkpoint(source) for source in (base, *models)]
     recipe = recipe or _recipe_of(opened, settings)
     previous = require_own_output(out, recipe, any_settings)
     plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
     refuse(structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures")))
     files = DigestCache(resources.kept("digests")) if file_digests else None
-    with _engine(resources, progress, profile or Profile()) as engine:
+    with open_engine(resources, progress, profile or Profile()) as engine:
         return _merge_plan(plan, engine, out, recipe, files, previous)
 
 
@@ -150,7 +150,7 @@ def outlook(
     resources: Resources = DEFAULT_RESOURCES,
 ) -> tuple[Outlook, list[Problem]]:
     """What `merge` would do with the same arguments, and why it would refuse, from headers and the cache alone."""
-    opened = [_opened(source) for source in (base, *models)]
+    opened = [opened_checkpoint(source) for source in (base, *models)]
     recipe = recipe or _recipe_of(opened, settings)
     previous = require_own_output(Path(out), recipe) if out else None
     plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
@@ -225,7 +225,7 @@ def _tell(reuse: ReuseRecord, progress: Progress) -> None:
 
 
 @contextmanager
-def _engine(resources: Resources, progress: Progress, profile: Profile) -> Iterator[Engine]:
+def open_engine(resources: Resources, progress: Progress, profile: Profile) -> Iterator[Engine]:
     """An engine on the device, with what the cache knows; it keeps what it learnt, however the block ends."""
     contents, store = Contents(resources.kept("contents")), StatisticsStore(resources.kept("statistics"))
     memory = resources.memory or default_budget()
@@ -267,7 +267,8 @@ def _is_intact(previous: Manifest, out: Path, engine: Engine) -> bool:
         return not previous.damage(out, advance)
 
 
-def _opened(source: Folder | Checkpoint) -> Checkpoint:
+def opened_checkpoint(source: Folder | Checkpoint) -> Checkpoint:
+    """The checkpoint of a folder, or the one given."""
     return source if isinstance(source, Checkpoint) else Checkpoint.open(source)
 
 

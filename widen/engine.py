@@ -103,6 +103,14 @@ class Engine:
         with self._resident(plan, tensor) as resident:
             return self._measure(plan, tensor, resident)
 
+    def recall(self, plan: MergePlan, tensor: TensorPlan) -> list[Measured] | None:
+        """What `measure` would return, if all of it is known without reading a weight."""
+        if self._unnamed(plan, tensor):
+            return None
+        keys = [self.store.key(tensor, self.contents, plan.base, model) for model in plan.models]
+        found = [self.store.known(tensor, key) for key in keys]
+        return None if None in found else [one for one in found if one is not None]
+
     def merge(self, plan: MergePlan, tensor: TensorPlan, write: Write) -> str:
         """Both passes of one tensor; `write` takes the merged bits with their place in bytes. Returns their SHA-256.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Condition, Thread
 
 from widen.checkpoint import Checkpoint
-from widen.errors import WidenError
 from widen.profile import Profile
 
 WINDOW = 256 << 20
@@ -59,8 +58,9 @@ class Readahead:
         while (taken := self._take()) is not None:
             number, (checkpoint, name) = taken
             try:
-                # What fails here fails again in the lane, which can say so.
-                with suppress(OSError, WidenError), self._profile.stage("read", checkpoint.tensors[name].size):
+                # Whatever fails here fails again in the lane, which can say so; a reader that died would leave lanes
+                # waiting for ever.
+                with suppress(Exception), self._profile.stage("read", checkpoint.tensors[name].size):
                     _fetch(checkpoint, name)
             finally:
                 with self._changed:

@@ -70,22 +70,36 @@ def places(changes: Vector) -> Vector:
 
 
 def rank_scores(changes: Vector, t: float, s: float) -> Vector:
-    """Scores of matrices from changes of shape (models, batch, columns).
-
-    A rank is a place divided by the number of columns c, so the mean rank is (c - 1) / 2c whatever the changes, and
-    "rank > t * mean rank" is asked of the places: no division can round a column across its own threshold.
-    """
+    """Scores of matrices from changes of shape (models, batch, columns): s where `rank_important`, else the softmax."""
     columns = changes.shape[-1]
     placed = np.stack([places(change) for change in changes])
-    important = placed > np.float64(t) * np.float64(columns - 1) / np.float64(2.0)
-    return np.where(important, np.float64(s), softmax(placed / np.float64(columns)))
+    return np.where(_above_mean_place(placed, t), np.float64(s), softmax(placed / np.float64(columns)))
+
+
+def rank_important(changes: Vector, t: float) -> NDArray[np.bool_]:
+    """Which columns are important, from changes of shape (models, batch, columns)."""
+    return _above_mean_place(np.stack([places(change) for change in changes]), t)
+
+
+def _above_mean_place(placed: Vector, t: float) -> NDArray[np.bool_]:
+    """Whether rank > t * mean rank.
+
+    A rank is a place divided by the number of columns c, so the mean rank is (c - 1) / 2c whatever the changes, and
+    the question is asked of the places: no division can round a column across its own threshold.
+    """
+    above: NDArray[np.bool_] = placed > np.float64(t) * np.float64(placed.shape[-1] - 1) / np.float64(2.0)
+    return above
 
 
 def vector_scores(sizes: Vector, t: float, s: float) -> Vector:
     """Scores of a vector's elements from abs(delta), shape (models, batch, elements)."""
+    return np.where(vector_important(sizes, t), np.float64(s), softmax(sizes))
+
+
+def vector_important(sizes: Vector, t: float) -> NDArray[np.bool_]:
+    """Which elements of a vector are important: abs(delta), shape (models, batch, elements), above t times its mean."""
     thresholds = [np.float64(t) * _mean(size) for size in sizes]
-    important = np.stack([size > threshold for size, threshold in zip(sizes, thresholds, strict=True)])
-    return np.where(important, np.float64(s), softmax(sizes))
+    return np.stack([size > threshold for size, threshold in zip(sizes, thresholds, strict=True)])
 
 
 def _mean(values: Vector) -> np.float64:

@@ -66,6 +66,10 @@ class StatisticsStore:
         """Whether a measurement is there; it may still turn out damaged."""
         return self._read("SELECT 1 FROM measured WHERE key = ?", key) is not None
 
+    def known(self, tensor: TensorPlan, key: str) -> Measured | None:
+        """The measurement under `key`, or None when there is none or it is damaged."""
+        return self._get(key, tensor)
+
     def take(self, tensor: TensorPlan, key: str, model: Checkpoint, measure: Callable[[], ColumnSums]) -> Measured:
         """What is known under `key`, else what `measure` finds, which is kept."""
         known = self._get(key, tensor)

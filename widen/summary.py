@@ -12,6 +12,12 @@ from widen.architecture import Kind
 _LAYER = re.compile(r"^(.*?\.\d+)\.")
 
 
+def layer_of(tensor: str) -> str:
+    """The layer that a tensor belongs to, such as model.layers.3; empty outside the layers."""
+    match = _LAYER.match(tensor)
+    return match.group(1) if match else ""
+
+
 @dataclass(frozen=True)
 class TensorSummary:
     """One tensor of a model beside the base's: counts over all elements, and Frobenius norms."""
@@ -31,8 +37,7 @@ class TensorSummary:
     @property
     def layer(self) -> str:
         """The layer that the tensor belongs to, such as model.layers.3; empty outside the layers."""
-        match = _LAYER.match(self.tensor)
-        return match.group(1) if match else ""
+        return layer_of(self.tensor)
 
     @property
     def relative_change(self) -> float:

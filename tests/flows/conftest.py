@@ -28,7 +28,8 @@ class Ran:
 
 def run_widen(*arguments: object, cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, with an empty home folder and no way to a network proxy."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "HF_"))}
+    ours = ("PREFECT_", "MLFLOW_", "HF_", "WIDEN_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment = kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(home / "cache")}
     command = [sys.executable, "-m", "flows", *(str(one) for one in arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, check=False)

@@ -251,6 +251,20 @@ def test_a_run_with_an_unreachable_registry_stops_before_any_work(widen: Widen, 
     assert not (workspace / "runs" / "elsewhere").exists()
 
 
+def test_a_run_with_a_key_that_cannot_sign_stops_before_any_work(
+    widen: Widen, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key.pem").write_text("-----BEGIN EC PRIVATE KEY-----\nc2VjcmV0\n-----END EC PRIVATE KEY-----\n")
+    recipe = copy_of_the_recipe(workspace, "null")
+    for setting in (str(tmp_path / "absent.pem"), str(tmp_path / "key.pem"), (tmp_path / "key.pem").read_text()):
+        monkeypatch.setenv("WIDEN_SIGNING_KEY", setting)
+        code, said = widen("run", recipe, "--workspace", workspace)
+        assert code == 5, said
+        assert said.startswith("widen: WIDEN_SIGNING_KEY: ")
+        assert "c2VjcmV0" not in said
+    assert not (workspace / "runs" / "elsewhere").exists()
+
+
 @pytest.mark.slow
 def test_a_run_with_an_unreachable_workflow_server_stops_before_any_work(workspace: Path, tmp_path: Path) -> None:
     recipe = copy_of_the_recipe(workspace, "null")
@@ -269,6 +283,7 @@ def test_an_unreachable_registry(widen: Widen, workspace: Path) -> None:
     assert "127.0.0.1:9" in said
 
 
+@pytest.mark.slow
 def test_noise_in_place_of_a_model_is_refused(widen: Widen, workspace: Path, tmp_path: Path) -> None:
     noise = tmp_path / "noise"
     shutil.copytree(QUICKSTART / "checkpoints" / "tagger-v1", noise)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -40,8 +41,24 @@ def test_the_demo_ends_with_a_promoted_champion(demo: Ran) -> None:
     assert version.version == 1
     assert set(version.aliases) == {"candidate", "champion"}
     assert (demo.workspace / "runs" / "quickstart" / "registered.json").is_file()
-    for word in ("Scores of quickstart", "PASS", "quickstart version 1", "champion", "index.html", "mlflow server"):
+    for word in ("Scores of quickstart", "PASS", "quickstart version 1", "index.html", "mlflow server"):
         assert word in demo.out
+    assert "champion bpb_id/bits_per_byte: margin 0.2: there is no champion yet; this stands in: parents" in demo.out
+
+
+def test_the_report_is_drawn_logged_and_named(demo: Ran, tmp_path: Path) -> None:
+    page = demo.workspace / "runs" / "quickstart" / "report.html"
+    assert str(page) in demo.out
+    out = tmp_path / "page.html"
+    done = run_widen(
+        "report", "quickstart@champion", "--workspace", demo.workspace, "--out", out, cwd=tmp_path, home=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert out.read_text() == page.read_text()
+    for one in ("PASS", "the champion", "indonesian", "post_attention_layernorm", "checkpoints/tagger of ../hub at v1"):
+        assert one in page.read_text(), one
+    told = sqlite3.connect(demo.folder / "prefect" / "prefect.db").execute("select key, data from artifact").fetchall()
+    assert page.as_uri() in dict(told)["quickstart-report"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +114,7 @@ def test_lineage_leads_back_to_every_input_byte(demo: Ran, tmp_path: Path) -> No
     assert tag in plain.stdout
 
 
+@pytest.mark.slow
 def test_a_second_run_skips_what_has_not_changed(demo: Ran, tmp_path: Path) -> None:
     merged = demo.workspace / "merged" / "quickstart" / "model.safetensors"
     before = merged.stat().st_ino
@@ -177,4 +195,6 @@ def test_noise_ends_3_and_a_gate_not_passed_ends_4_and_the_champion_stays(demo: 
     failed = resolve(registry_of(demo), "quickstart@candidate").version
     assert failed.version != champion
     assert failed.tag("verdict") == "FAIL"
+    assert failed.tag("report")
+    assert "<title>FAIL: " in (demo.workspace / "runs" / "quickstart" / "report.html").read_text()
     assert resolve(registry_of(demo), "quickstart@champion").version.version == champion

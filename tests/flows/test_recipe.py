@@ -104,6 +104,20 @@ def test_quickstart_says_what_the_demo_relies_on() -> None:
     assert {source.repo for source in recipe.inputs.values()} == {"../hub"}
 
 
+def test_everything_that_lm_eval_may_be_told(tmp_path: Path) -> None:
+    told = """batch_size: auto:4
+  apply_chat_template: tool_use
+  fewshot_as_multiturn: false
+  system_instruction: Be brief.
+  max_length: 4096
+  backend: vllm
+  backend_args: {tensor_parallel_size: 2, gpu_memory_utilization: 0.85, enforce_eager: true}"""
+    asked = load(tmp_path, WHOLE.replace("batch_size: 64", told)).require("evaluate")
+    assert (asked.batch_size, asked.apply_chat_template, asked.fewshot_as_multiturn) == ("auto:4", "tool_use", False)
+    assert (asked.system_instruction, asked.max_length, asked.backend) == ("Be brief.", 4096, "vllm")
+    assert asked.backend_args == {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.85, "enforce_eager": True}
+
+
 def test_bare_mergekit_configuration(tmp_path: Path) -> None:
     recipe = load(tmp_path, MERGEKIT)
     assert (recipe.name, recipe.base, recipe.parents) == ("recipe", "base", ("chat", "sailor"))
@@ -155,8 +169,9 @@ ROWS = {
     "unknown key": ("  dtype: bfloat16", "  dtyp: bfloat16", r"11: merge\.dtyp: unknown key `dtyp`; the nearest known is `dtype` \(known: .*`out_dtype`\)"),
     "unknown section": ("registry:", "registy:", r"29: registy: unknown key `registy`; the nearest known is `registry` .*"),
     "key inside a list": ("keep: 0.4", "kepe: 0.4", r"27: gates\.parents\[0\]\.kepe: unknown key `kepe`; the nearest known is `keep` .*"),
-    "key of a source": ("base, rev: v1", "base, ref: v1", r"3: sources\.base\.ref: unknown key `ref`; the nearest known is `rev` \(known: `path`, `repo`, `rev`\)"),
+    "key of a source": ("base, rev: v1", "base, ref: v1", r"3: sources\.base\.ref: unknown key `ref`; the nearest known is `rev` \(known: `path`, `repo`, `rev`, `license`\)"),
     "misspelt parameter": ("{t: 1.0, s: 1.0}", "{T: 1.0}", r"10: merge\.parameters\.T: unknown key `T`; the nearest known is `t` \(known: `t`, `s`\)"),
+    "signing key": ("uri: null", "signing_key: key.pem", r"31: registry\.signing_key: unknown key `signing_key`.*does not belong in a recipe.*WIDEN_SIGNING_KEY"),
     "credential key": ("uri: null", "api_key: hush", r"31: registry\.api_key: unknown key `api_key`.*does not belong in a recipe.*"),
     "missing key": ("  base_model: base\n", "", r"6: merge\.base_model: a required key is missing"),
     "number as text": ("t: 1.0", "t: 1e-1", r"10: merge\.parameters\.t: expected a number of at least 0 \(YAML takes this for text; write 0\.1\), found the text `1e-1`"),
@@ -191,7 +206,15 @@ ROWS = {
     "band": ("[0.001, 0.2]", "[0.2, 0.001]", r"13: validate\.relative_change\.tagger: expected two numbers \[low, high\] with 0 <= low < high, found a list"),
     "band of a stranger": ("indonesian: [0.01, 1.5]", "indonesia: [0.01, 1.5]", r"13: validate\.relative_change\.indonesia: unknown model `indonesia`; the nearest known is `indonesian` .*"),
     "task twice": ("[app_en, bpb_id]", "[app_en, bpb_id, app_en]", r"17: evaluate\.tasks: expected each name once, found a list"),
-    "batch size": ("batch_size: 64", "batch_size: 0", r"20: evaluate\.batch_size: expected a whole number of at least 1, found the number 0"),
+    "batch size": ("batch_size: 64", "batch_size: 0", r"20: evaluate\.batch_size: expected a whole number of at least 1, `auto` or `auto:N`, found the number 0"),
+    "vllm's code": ("batch_size: 64", "backend_args: {trust_remote_code: true}", r"20: evaluate\.backend_args\.trust_remote_code: refused: no code of a checkpoint is run; remove it"),
+    "another tokenizer": ("batch_size: 64", "backend_args: {tokenizer: ../other}", r"20: evaluate\.backend_args\.tokenizer: refused: the tokenizer is the one that lies in the checkpoint; remove it"),
+    "nested backend argument": ("batch_size: 64", "backend_args: {add_bos_token: [1]}", r"20: evaluate\.backend_args: expected a mapping of names to true, false, numbers or text, found a mapping"),
+    "backend": ("batch_size: 64", "backend: vlm", r"20: evaluate\.backend: expected `hf` or `vllm`, found the text `vlm`"),
+    "misspelt key of evaluate": ("batch_size: 64", "apply_chat_templat: true", r"20: evaluate\.apply_chat_templat: unknown key `apply_chat_templat`; the nearest known is `apply_chat_template` .*"),
+    "chat template": ("batch_size: 64", "apply_chat_template: 1", r"20: evaluate\.apply_chat_template: expected true, false or a template's name, found the number 1"),
+    "turns without a template": ("batch_size: 64", "fewshot_as_multiturn: true", r"20: evaluate\.fewshot_as_multiturn: turns are a chat template's; .*"),
+    "automatic batches": ("batch_size: 64", "batch_size: automatic", r"20: evaluate\.batch_size: expected a whole number of at least 1, `auto` or `auto:N`, found the text `automatic`"),
     "alpha": ("alpha: 0.05", "alpha: 0.5", r"24: gates\.alpha: expected a number above 0 and below 0\.5, found the number 0\.5"),
     "keep": ("keep: 0.4", "keep: 40", r"27: gates\.parents\[0\]\.keep: expected a number above 0 and at most 1, found the number 40"),
     "keep and margin": ("keep: 0.4", "keep: 0.4, margin: 0.1", r"27: gates\.parents\[0\]: expected exactly one of `keep`, `margin`, found `keep`, `margin`"),
@@ -301,6 +324,7 @@ def test_deep_nesting(tmp_path: Path) -> None:
         ("  base: {repo: https://hf_abcdefghijklmnopqrstuvwx@huggingface.co/org/model, path: .}", "hf_abc"),
         ("  base: {repo: ssh://git:hunter2@host/hub, path: checkpoints/base}", "hunter2"),
         ("  base: {repo: ../hub, path: checkpoints/base}  # ghp_abcdefghijklmnopqrstuvwxyz012345", "ghp_abc"),
+        ("  base: {path: base, license: '-----BEGIN EC PRIVATE KEY-----MHcCAQ'}", "MHcCAQ"),
     ],
 )
 def test_credentials_are_refused_and_not_shown(line: str, secret: str, tmp_path: Path) -> None:
@@ -341,6 +365,7 @@ def test_digest_ignores_comments_layout_order_and_defaults(tmp_path: Path) -> No
         ("keep: 0.4", "keep: 0.5", True),
         ("name: quickstart\nsources", "name: other\nsources", True),
         ("alpha: 0.05", "alpha: 0.01", True),
+        ("tagger, rev: v1", "tagger, rev: v1, license: mit", True),
         ("t: 1.0", "t: 0.9", False),
         ("dtype: bfloat16", "dtype: float16", False),
         ("tagger, rev: v1", "tagger, rev: v2", False),

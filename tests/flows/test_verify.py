@@ -80,7 +80,7 @@ def test_in_a_fresh_workspace_every_digest_is_reproduced(demo: Ran, tmp_path: Pa
     assert f"{count} tensors merged again, the same SHA-256 each" in done.stdout
 
 
-CHECKS = [("ok", "record"), ("ok", "files"), ("ok", "recipe"), ("ok", "inputs"), ("ok", "merge")]
+CHECKS = [("ok", name) for name in ("record", "files", "signature", "history", "recipe", "inputs", "merge")]
 
 RECORDS = {
     "lineage.json": (b'"t":1.0', b'"t":1.5', "lineage.json"),
@@ -89,6 +89,9 @@ RECORDS = {
     "widen-manifest.json": (b'"role":"base"', b'"role":"bose"', "widen-manifest.json"),
     "validation.json": (None, None, "validation.json"),
     "scorecards/tagger.json": (None, None, "scorecards/tagger.json"),
+    "provenance/statement.json": (b"checkpoints/tagger", b"checkpoints/tigger", "provenance/statement.json"),
+    "provenance/model.sig": (None, None, "FAILED  signature"),
+    "provenance/public_key.pem": (b"KEY", b"kEY", "provenance/public_key.pem"),
 }
 
 
@@ -178,6 +181,41 @@ def test_a_changed_tag_is_named(demo: Ran, capsys: pytest.CaptureFixture[str]) -
         with sqlite3.connect(database) as store:
             store.execute(change, (before,))
         store.close()
+
+
+HARMS = {"digest": "1" * 64, "entry": "{}"}
+
+
+@pytest.mark.parametrize("key", sorted(HARMS))
+def test_a_changed_entry_of_the_history_is_named(key: str, demo: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    database = Registry.at(None, demo.workspace).database
+    assert database is not None
+    where = "name = 'quickstart.history' AND version = 1 AND key = ?"
+    with sqlite3.connect(database) as store:
+        (before,) = store.execute(f"SELECT value FROM model_version_tags WHERE {where}", (key,)).fetchone()
+        store.execute(f"UPDATE model_version_tags SET value = ? WHERE {where}", (HARMS[key], key))
+    store.close()
+    try:
+        told = refused(demo, capsys)
+    finally:
+        with sqlite3.connect(database) as store:
+            store.execute(f"UPDATE model_version_tags SET value = ? WHERE {where}", (before, key))
+        store.close()
+    assert "FAILED  history" in told
+    assert "entry 1" in told
+
+
+def test_the_signature_is_checked_with_the_key_that_is_given(
+    demo: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from registry.attest.keys import PUBLIC_FILE, generate
+
+    verify_model(MODEL, options(demo, public_key=demo.folder / "keys" / PUBLIC_FILE))
+    assert f"checked with {demo.folder / 'keys' / PUBLIC_FILE}" in capsys.readouterr().out
+    generate(tmp_path / "other")
+    told = refused(demo, capsys, public_key=tmp_path / "other" / PUBLIC_FILE)
+    assert "FAILED  signature" in told
+    assert "no valid signature by the key" in told
 
 
 def test_a_place_for_an_input_that_is_none_is_refused(demo: Ran) -> None:

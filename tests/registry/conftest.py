@@ -8,10 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +23,12 @@ import pytest
 from registry.decision import Decision
 from registry.gate import Absolute, decide
 from registry.lineage import MANIFEST, SourceRecord, build
+from registry.promotion import promote
 from registry.provenance import collect
 from registry.registration import Evidence
 from registry.scorecard import Document, Scorecard, TaskScores
 from registry.store import Registry, asking
+from registry.versions import DECISION, MERGED, VERDICT
 
 CHECKPOINTS = Path(__file__).parents[2] / "examples" / "quickstart" / "checkpoints"
 
@@ -43,6 +49,20 @@ def card(model: str, digest: str, right: int, n: int = 100) -> Scorecard:
 
 def judged(merged: Scorecard, floor: float = 0.5) -> Decision:
     return decide((Absolute("app_en", "acc", floor=floor),), merged, card("base", "b" * 64, 40), {}, 0.05)
+
+
+def add_version(
+    registry: Registry, name: str, salt: str, floor: float = 0.5, against: str | None = None
+) -> tuple[int, Decision]:
+    """A version with the tags of a registered one and the decision on it, without files: fast."""
+    digest = hashlib.sha256(salt.encode()).hexdigest()
+    decision = replace(judged(card("merged", digest, 80), floor), against=against)
+    tags = {MERGED: digest, DECISION: decision.digest(), VERDICT: decision.verdict.value}
+    with asking(registry) as client:
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        made = client.create_model_version(name, "s3://nowhere/model", tags=tags)
+    return int(made.version), decision
 
 
 def write_manifest(folder: Path) -> dict[str, object]:
@@ -123,6 +143,27 @@ def local(empty_store: Path, tmp_path: Path) -> Registry:
     return registry
 
 
+@pytest.fixture(scope="session")
+def promoted_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Decision]]:
+    """A store in which versions 1, 2 and 3 of `m` were promoted in turn, and the decisions on them."""
+    database = tmp_path_factory.mktemp("promoted") / "mlflow.db"
+    shutil.copyfile(empty_store, database)
+    registry, decisions = Registry(f"sqlite:///{database}"), []
+    for salt in "abc":
+        version, decision = add_version(registry, "m", salt)
+        promote(registry, "m", version, decision, by="Ada", reason="the gate passed", flow_run=f"run {salt}")
+        decisions.append(decision)
+    return database, decisions
+
+
+@pytest.fixture
+def three(local: Registry, promoted_store: tuple[Path, list[Decision]]) -> list[Decision]:
+    """Makes `local` a copy of `promoted_store`; the decisions."""
+    assert local.database is not None
+    shutil.copyfile(promoted_store[0], local.database)
+    return promoted_store[1]
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -131,12 +172,40 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Registry]:
-    """A real MLflow server, in a process group of its own that is ended afterwards."""
+    """A real MLflow server on SQLite."""
     home = tmp_path_factory.mktemp("server")
     shutil.copyfile(empty_store, home / "mlflow.db")
+    with mlflow_server(home, f"sqlite:///{home / 'mlflow.db'}", workers=1) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a real PostgreSQL, outside of pytest's folders: started by root, it runs as another user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where the user has no runtime folder
+        import pgserver
+
+    database = pgserver.get_server(tempfile.mkdtemp(prefix="widen-postgres-"), cleanup_mode="delete")
+    try:
+        yield database.get_uri()
+    finally:
+        database.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterator[Registry]:
+    """A real MLflow server of two processes on PostgreSQL."""
+    with mlflow_server(tmp_path_factory.mktemp("pgserver"), postgres, workers=2) as registry:
+        yield registry
+
+
+@contextmanager
+def mlflow_server(home: Path, store: str, workers: int) -> Iterator[Registry]:
+    """A server in a process group of its own that is ended afterwards."""
     uri = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
-    command += ["--port", uri.rpartition(":")[2], "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", str(workers), "--host", "127.0.0.1"]
+    command += ["--port", uri.rpartition(":")[2], "--backend-store-uri", store]
     command += ["--artifacts-destination", str(home / "artifacts")]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (home / "log").open("wb") as log:
@@ -154,7 +223,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
 
 
 def _wait(uri: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(f"{uri}/health", timeout=1).close()

@@ -181,6 +181,10 @@ def changed(field: str, value: object) -> Scorecard:
     [
         (changed("version", "2"), "task version '1' against '2'"),
         (changed("task_hash", "other"), "task hash 'hash' against 'other'"),
+        (
+            changed("prompts_hash", "b"),
+            "app/m: merged and owner .*: prompts '' against 'b'; the same task was put in other",
+        ),
         (changed("kind", "mean"), "kind of metric 'proportion' against 'mean'"),
         (changed("higher_is_better", False), "higher is better True against False"),
         (changed("filter", "strict"), "owner: no scores for app/m"),
@@ -205,7 +209,7 @@ def test_what_cannot_be_compared_is_an_error(owner: Scorecard, message: str) -> 
         (Parent("app", "m", "owner", margin=1.0), "every model passes this"),
         (
             Parent("app", "m", "nobody", margin=0.1),
-            "the owner is not a parent of this merge; the parents are lesser, owner",
+            "nobody is not a parent of this merge; the parents are lesser, owner",
         ),
         (Parent("app", "m", "lesser", keep=0.5), "lesser has no gain over the base there"),
     ],

@@ -60,6 +60,12 @@ def test_a_stored_score_that_is_not_finite_is_an_error() -> None:
         Scorecard.from_json(text.replace("0.5,1.0", "NaN,1.0"))
 
 
+def test_an_earlier_schema_pins_no_prompts_and_is_not_read() -> None:
+    text = Scorecard("m", "d", "h", (scores([Document("a", "t", 0.5)]),)).to_json()
+    with pytest.raises(GateError, match=r"found 'widen-scorecard/1'; evaluate that model again"):
+        Scorecard.from_json(text.replace("widen-scorecard/2", "widen-scorecard/1"))
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other/1"}', '{"schema": "widen-scorecard/1"}'])
 def test_other_text_is_not_a_scorecard(text: str) -> None:
     with pytest.raises(GateError, match="scorecard"):

@@ -55,7 +55,7 @@ def test_gate_register_promote(local: Registry, cards: tuple[Evidence, dict[str,
     assert done == Registered("quickstart", 1, "models:/quickstart/1", False)
     lineage = read_lineage(local, "quickstart").lineage
     assert (lineage.flow_run, lineage.recipe_text) == ("run-7", "name: quickstart\n")
-    assert promote.fn(local, "quickstart", 1, out) == Promotion(True, None, 1)
+    assert promote.fn(local, "quickstart", 1, out, "Ada") == Promotion(True, None, 1)
     with pytest.raises(RegistryError, match=r"absent\.json: not found"):
         register.fn(local, "quickstart", made.folder, tmp_path / "absent.json", scorecards, sources, recipe, "merged")
     with pytest.raises(RegistryError, match="nobody: no scorecard among base, merged"):
@@ -66,11 +66,16 @@ def test_the_gate_writes_a_failure_and_promotion_refuses_it(
     local: Registry, cards: tuple[Evidence, dict[str, Path]], tmp_path: Path
 ) -> None:
     clauses = (Absolute("app_en", "acc", floor=0.95),)
-    out = gate.fn(clauses, cards[1], "base", (), "merged", 0.05, tmp_path / "gate.json")
+    made, scorecards = cards
+    out, recipe = tmp_path / "gate.json", tmp_path / "recipe.yaml"
+    recipe.write_text("name: quickstart\n")
+    gate.fn(clauses, scorecards, "base", (), "merged", 0.05, out)
+    sources = tuple(entry.source for entry in made.lineage.inputs)
+    register.fn(local, "quickstart", made.folder, out, scorecards, sources, recipe, "merged")
     with pytest.raises(PromotionRefused, match="the gate says FAIL"):
-        promote.fn(local, "quickstart", 1, out)
+        promote.fn(local, "quickstart", 1, out, "Ada")
     with pytest.raises(GateError, match="cannot read the gate's decision"):
-        promote.fn(local, "quickstart", 1, tmp_path / "absent.json")
+        promote.fn(local, "quickstart", 1, tmp_path / "absent.json", "Ada")
 
 
 def test_the_gate_writes_nothing_when_it_cannot_ask(cards: tuple[Evidence, dict[str, Path]], tmp_path: Path) -> None:

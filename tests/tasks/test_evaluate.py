@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from registry.scorecard import Scorecard
-from tasks.evaluate import EvaluateSettings, evaluate
+from tasks.evaluate import EvaluateSettings, count_documents, evaluate
 from tasks.samples import task_scores
 from widen.errors import EnvironmentFault, InputsRefused, RecipeError
 
@@ -106,12 +107,106 @@ def test_a_second_call_answers_without_the_checkpoint(workspace: Path, caplog: p
 
 @pytest.mark.parametrize(
     "change",
-    [{"limit": 5}, {"dtype": "bfloat16"}, {"num_fewshot": 1}, {"tasks": ("app_en",)}],
+    [{"limit": 5}, {"dtype": "bfloat16"}, {"num_fewshot": 1}, {"system_instruction": "Answer."}, {"max_length": 100}],
     ids=lambda change: next(iter(change)),
 )
 def test_other_questions_are_not_answered_from_the_kept_scores(workspace: Path, change: dict[str, Any]) -> None:
     with pytest.raises(InputsRefused, match="expected a checkpoint folder"):
         score(workspace, "tagger", workspace / "checkpoint", "digest-of-tagger", dataclasses.replace(FEW, **change))
+
+
+def test_another_task_is_the_only_one_asked(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    one, two = dataclasses.replace(FEW, tasks=("bpb_en",)), dataclasses.replace(FEW, tasks=("app_en", "bpb_en"))
+    folder = workspace / "other"
+    apart = score(folder, "tagger", CHECKPOINTS / "tagger-v1", "digest-of-tagger", one)
+    both = score(folder, "tagger", CHECKPOINTS / "tagger-v1", "digest-of-tagger", two)
+    assert "tagger: evaluating app_en (bpb_en: at hand)" in caplog.text
+    whole = Scorecard.from_json((workspace / "runs/scorecards/tagger.json").read_text(encoding="utf8"))
+    assert apart.tasks == both.tasks[1:] == whole.tasks[2:3]
+    assert both.tasks[0] == whole.tasks[0]  # asked alone or with others, the same
+
+
+def test_the_same_again_needs_neither_lm_eval_nor_the_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lm_eval", "torch", "transformers", "datasets", "tasks.harness"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it now fails
+    score(workspace, "again", workspace / "checkpoint", "digest-of-tagger")
+    assert count_documents(FEW, workspace / ".widen" / "scorecards") == dict.fromkeys(TASKS, 6)
+
+
+@pytest.mark.parametrize(
+    ("edit", "asked"),
+    [
+        (("help.en.jsonl", '"text": "', '"text": "Now: '), "app_en, bpb_en (app_id, bpb_id: at hand)"),
+        (
+            ("bpb_id.yaml", "metadata: {version: 1}", "metadata: {version: 2}"),
+            "bpb_id (app_en, app_id, bpb_en: at hand)",
+        ),
+        (("common", "Writer, Calc", "Calc, Writer"), "app_id (app_en, bpb_en, bpb_id: at hand)"),
+    ],
+    ids=["document", "task file", "included file"],
+)
+def test_an_edit_asks_only_what_it_defines(
+    workspace: Path, tmp_path: Path, edit: tuple[str, str, str], asked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, cache = own_tasks(tmp_path), dataclasses.replace(FEW, include_path=tmp_path / "evaluation")
+    text = (folder / "app_id.yaml").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("doc_to_choice"))
+    (folder / "app_id.yaml").write_text(text.replace(line, "include: common"))
+    (folder / "common").write_text(line)
+    score(workspace, "same", workspace / "checkpoint", "digest-of-tagger", cache)  # moved about, and still the same
+    name, old, new = edit
+    (folder / name).write_text((folder / name).read_text().replace(old, new, 1))
+    caplog.set_level(logging.INFO)
+    with pytest.raises(InputsRefused, match="expected a checkpoint folder"):
+        score(workspace, "edited", workspace / "checkpoint", "digest-of-tagger", cache)
+    assert f"edited: evaluating {asked}" in caplog.text
+
+
+def test_an_edit_of_nothing_that_is_asked_costs_nothing(workspace: Path, tmp_path: Path) -> None:
+    folder = own_tasks(tmp_path)
+    (folder / "app_en.yaml").write_text("# a remark\n" + (folder / "app_en.yaml").read_text())
+    (folder / "another.yaml").write_text("task: another\n")
+    score(
+        workspace,
+        "same",
+        workspace / "checkpoint",
+        "digest-of-tagger",
+        dataclasses.replace(FEW, include_path=folder),
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"system_instruction": "Answer."}, {"num_fewshot": 1}], ids=lambda change: next(iter(change))
+)
+def test_other_prompts_have_another_hash_on_the_same_documents(workspace: Path, change: dict[str, Any]) -> None:
+    settings = dataclasses.replace(FEW, tasks=("app_en",), **change)
+    (other,) = score(workspace / "prompts", "tagger", CHECKPOINTS / "tagger-v1", "digest-of-tagger", settings).tasks
+    plain = Scorecard.from_json((workspace / "runs/scorecards/tagger.json").read_text(encoding="utf8")).tasks[0]
+    assert {one.key for one in other.documents} == {one.key for one in plain.documents}
+    assert re.fullmatch("[0-9a-f]{64}", plain.prompts_hash)
+    assert other.prompts_hash != plain.prompts_hash
+
+
+def test_documents_are_counted_without_a_model() -> None:
+    assert count_documents(dataclasses.replace(FEW, limit=None)) == dict.fromkeys(TASKS, 600)
+    assert count_documents(dataclasses.replace(FEW, limit=7, tasks=("app_en",))) == {"app_en": 7}
+    with pytest.raises(RecipeError, match="did you mean 'app_en'"):
+        count_documents(dataclasses.replace(FEW, tasks=("app_em",)))
+
+
+def test_documents_that_only_lm_eval_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, cache = own_tasks(tmp_path), tmp_path / ".widen" / "scorecards"
+    with (folder / "app_en.yaml").open("a") as task:
+        task.write("process_docs: !function pick.half\n")
+    (folder / "pick.py").write_text("def half(docs):\n    return docs.select(range(len(docs) // 2))\n")
+    settings = EvaluateSettings(("app_en", "app_id"), folder)
+    assert count_documents(settings, cache) == {"app_en": 300, "app_id": 600}
+    monkeypatch.setitem(sys.modules, "tasks.harness", None)
+    assert count_documents(settings, cache) == {"app_en": 300, "app_id": 600}  # kept
+    (folder / "pick.py").write_text("def half(docs):\n    return docs\n")
+    with pytest.raises(ImportError):
+        count_documents(settings, cache)
 
 
 def test_batches_and_devices_do_not_ask_again(workspace: Path) -> None:
@@ -255,7 +350,7 @@ def logged(metric: str, values: list[Any], hashes: list[str] | None = None, **al
     names = hashes or [f"hash{i}" for i in range(len(values))]
     samples = [
         {"doc_id": i, "doc": {"page": f"page{i // 2}"}, "doc_hash": name, "target_hash": "t", "filter": "none",
-         "metrics": [metric], "resps": [], metric: value}
+         "arguments": [("question", "answer")], "metrics": [metric], "resps": [], metric: value}
         for i, (name, value) in enumerate(zip(names, values, strict=True))
     ]  # fmt: skip
     figure = also.pop("figure", None)
@@ -280,6 +375,24 @@ def test_a_mean_is_not_a_proportion() -> None:
 def test_a_task_can_name_its_clusters() -> None:
     (scores,) = task_scores("m", "one", logged("acc", [0, 1, 1], metadata={"cluster": "page"}))
     assert [one.cluster for one in scores.documents] == ["page0", "page0", "page1"]
+
+
+def test_a_document_without_its_cluster_is_named() -> None:
+    told = "task one, document 0: its clusters are named by the field 'article' .* it holds page"
+    with pytest.raises(RecipeError, match=told):
+        task_scores("m", "one", logged("acc", [0, 1], metadata={"cluster": "article"}))
+
+
+def test_hashes_do_not_depend_on_where_a_function_lies_in_memory() -> None:
+    one, two = (task_scores("m", "one", logged("acc", [0, 1], doc_to_text=[object()]))[0].task_hash for _ in range(2))
+    assert one == two
+
+
+def test_answers_to_choose_from_are_part_of_the_prompts() -> None:
+    results = logged("acc", [0, 1])
+    first = task_scores("m", "one", results)[0].prompts_hash
+    results["samples"]["one"][0]["arguments"] = [("question", "another answer")]
+    assert task_scores("m", "one", results)[0].prompts_hash != first
 
 
 def test_the_same_questions_have_the_same_hash_wherever_they_lie() -> None:

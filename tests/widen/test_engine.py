@@ -109,9 +109,13 @@ def test_work_waits_until_its_bytes_are_there(tmp_path: Path, monkeypatch: pytes
         assert not lane.is_alive()
 
 
-def test_readers_that_fail_leave_it_to_the_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("error", [OSError("no such advice"), ValueError("whatever else")])
+def test_readers_that_fail_leave_it_to_the_lane(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(*_: object) -> None:
-        raise OSError("no such advice")
+        raise error
 
     monkeypatch.setattr("widen.readahead._advise", failing)
     base, *models = family(tmp_path)

@@ -6,7 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widen.geometry import ColumnSums
-from widen.scores import magnitude_and_direction_change, rank_scores, vector_scores
+from widen.scores import (
+    magnitude_and_direction_change,
+    rank_important,
+    rank_scores,
+    vector_important,
+    vector_scores,
+)
 
 
 def widen_weights(models: Sequence[ColumnSums], is_vector: bool, t: float = 1.0, s: float = 1.0) -> NDArray[np.float64]:
@@ -16,9 +22,24 @@ def widen_weights(models: Sequence[ColumnSums], is_vector: bool, t: float = 1.0,
     important. s: the score that an important column gets in place of its softmax.
     """
     if is_vector:
-        # The square root of a correctly rounded square is exact, so these are the absolute deltas themselves.
-        return vector_scores(np.stack([np.sqrt(model.delta) for model in models]), t, s)
+        return vector_scores(_sizes(models), t, s)
+    magnitude, direction = _changes(models)
+    return (rank_scores(magnitude, t, s) + rank_scores(direction, t, s)) / np.float64(2.0)
+
+
+def widen_important(models: Sequence[ColumnSums], is_vector: bool, t: float = 1.0) -> NDArray[np.bool_]:
+    """Where a delta got the whole score s, important in magnitude and direction: bool (models, batch, columns)."""
+    if is_vector:
+        return vector_important(_sizes(models), t)
+    magnitude, direction = _changes(models)
+    return rank_important(magnitude, t) & rank_important(direction, t)
+
+
+def _sizes(models: Sequence[ColumnSums]) -> NDArray[np.float64]:
+    # The square root of a correctly rounded square is exact, so these are the absolute deltas themselves.
+    return np.stack([np.sqrt(model.delta) for model in models])
+
+
+def _changes(models: Sequence[ColumnSums]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     magnitude, direction = zip(*(magnitude_and_direction_change(model) for model in models), strict=True)
-    by_magnitude = rank_scores(np.stack(magnitude), t, s)
-    by_direction = rank_scores(np.stack(direction), t, s)
-    return (by_magnitude + by_direction) / np.float64(2.0)
+    return np.stack(magnitude), np.stack(direction)

@@ -1,0 +1,109 @@
+"""Whose weight won where: what the merge's own weights come to, tensor by tensor, in numbers small enough to read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import fsum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from widen.api import DEFAULT_RESOURCES, DEFAULT_SETTINGS, Folder, Resources, open_engine, opened_checkpoint
+from widen.architecture import Kind
+from widen.checkpoint import Checkpoint
+from widen.checks import refuse, structure_problems
+from widen.engine import Engine
+from widen.methods import IMPORTANT, METHODS
+from widen.plan import MergePlan, Settings, TensorPlan, make_plan
+from widen.profile import Profile
+from widen.progress import Progress, silent
+from widen.statistics import Measured, finiteness_problems
+from widen.summary import layer_of
+
+
+@dataclass(frozen=True)
+class Influence:
+    """One model's standing in one tensor.
+
+    mean_score: the mean over the columns of the weight that its delta got. share_above: the share of columns that got
+    the whole score s, above the threshold in magnitude and in direction (of a vector: elements above its own); None for
+    a method without a threshold. share_won: the share of columns in which its weight is above every other model's.
+    """
+
+    model: str
+    mean_score: float
+    share_above: float | None
+    share_won: float
+
+
+@dataclass(frozen=True)
+class TensorInfluence:
+    """The standing of every model, in recipe order, in one tensor of `columns` columns (a vector's elements)."""
+
+    tensor: str
+    kind: Kind
+    layer: str
+    columns: int
+    models: tuple[Influence, ...]
+
+
+def influence(
+    base: Folder | Checkpoint,
+    models: Sequence[Folder | Checkpoint],
+    settings: Settings = DEFAULT_SETTINGS,
+    allow_config: Sequence[str] = (),
+    resources: Resources = DEFAULT_RESOURCES,
+    progress: Progress = silent,
+) -> tuple[TensorInfluence, ...]:
+    """Whose weight won in each tensor of a merge with these arguments, by the arithmetic of the merge itself.
+
+    Statistics that the cache of an earlier inspection or merge holds are used without reading a weight; what it lacks
+    is measured. Tensors without elements are left out. Raises InputsRefused as `merge` does, for structure and for what
+    is not finite.
+    """
+    opened = [opened_checkpoint(source) for source in (base, *models)]
+    plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
+    refuse(structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures")))
+    tensors = [tensor for tensor in plan.tensors if tensor.geometry.elements]
+    found: dict[str, TensorInfluence] = {}
+    with open_engine(resources, progress, Profile()) as engine:
+        engine.contents.watch(plan.checkpoints)
+        for tensor in tensors:
+            if (measured := engine.recall(plan, tensor)) is not None:
+                found[tensor.name] = _standing(plan, tensor, measured)
+        unknown = [tensor for tensor in tensors if tensor.name not in found]
+        if unknown:
+            looks = engine.over_tensors("measure", unknown, lambda _: plan.checkpoints, partial(_look, engine, plan))
+            found |= {one.tensor: one for one in looks}
+        engine.contents.require_unchanged()
+    return tuple(found[tensor.name] for tensor in tensors)
+
+
+def _look(engine: Engine, plan: MergePlan, tensor: TensorPlan) -> TensorInfluence:
+    return _standing(plan, tensor, engine.measure(plan, tensor))
+
+
+def _standing(plan: MergePlan, tensor: TensorPlan, measured: Sequence[Measured]) -> TensorInfluence:
+    refuse(finiteness_problems(plan, tensor, measured))
+    sums, is_vector, settings = [one.sums for one in measured], tensor.kind == "vector", plan.settings
+    weights = METHODS[settings.method](sums, is_vector, settings.t, settings.s)
+    important = IMPORTANT.get(settings.method)
+    above = None if important is None else important(sums, is_vector, settings.t).mean(axis=(1, 2)).tolist()
+    rows = tuple(
+        Influence(model.name, _mean(weights[k]), above[k] if above else None, float(_won(weights, k).mean()))
+        for k, model in enumerate(plan.models)
+    )
+    return TensorInfluence(tensor.name, tensor.kind, layer_of(tensor.name), weights[0].size, rows)
+
+
+def _won(weights: NDArray[np.float64], model: int) -> NDArray[np.bool_]:
+    """Where the model's weight is above every other's; alone, it wins wherever it is above zero."""
+    others = np.delete(weights, model, axis=0)
+    rival = others.max(axis=0, initial=0.0)
+    won: NDArray[np.bool_] = weights[model] > rival
+    return won
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Summed exactly, so that it has one value on every machine."""
+    return fsum(values.reshape(-1).tolist()) / values.size
