@@ -80,6 +80,8 @@ def verify_model(reference: str, options: VerifyOptions) -> None:
     from registry.store import Registry
 
     place, places = Registry.at(options.registry, workspace), options.places
+    if options.scratch is not None and not options.scratch.is_dir():
+        raise RecipeError(f"--scratch {options.scratch}: expected a folder that is there; make it, or name another")
     with tempfile.TemporaryDirectory(prefix="widen-verify-", dir=options.scratch) as name:
         scratch = Path(name)
         record = open_record(place, reference, scratch / "record")

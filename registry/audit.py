@@ -195,5 +195,8 @@ def check_history(record: Record, history: History) -> str:
             wrong.append(f"entry {entry.number} is about another decision: {entry.decision_digest}")
     if wrong:
         raise NotVerified("; ".join(wrong))
-    told = f"last {mine[-1].line()}" if mine else "none of them about this version"
-    return f"{len(history.entries)} entries, head {history.head}; {told}"
+    if not history.entries:
+        return "no entry yet: nothing was promoted since histories are kept"
+    count = "1 entry" if len(history.entries) == 1 else f"{len(history.entries)} entries"
+    told = f"last of this version: {mine[-1].line()}" if mine else "none about this version"
+    return f"{count}, head {history.head}; {told}"

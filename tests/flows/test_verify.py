@@ -223,6 +223,8 @@ def test_a_place_for_an_input_that_is_none_is_refused(demo: Ran) -> None:
         verify_model(MODEL, options(demo, quick=False, sources=("tagr=../hub",)))
     with pytest.raises(RecipeError, match="expected NAME=PLACE"):
         verify_model(MODEL, options(demo, sources=("tagger",)))
+    with pytest.raises(RecipeError, match=r"--scratch .*: expected a folder that is there"):
+        verify_model(MODEL, options(demo, scratch=demo.folder / "nowhere"))
 
 
 @pytest.mark.slow
