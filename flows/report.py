@@ -75,12 +75,18 @@ def _promotion_lines(road: Road, version: "Version", decision: "Decision", histo
         return lines
     stays = "there is no champion" if history.alias is None else f"version {history.alias} stays the champion"
     reason = "" if decision.passed else f", the gate says {decision.verdict}"
-    asked = f"widen promote {version.name}/{version.version} --workspace {road.workspace}"
+    asked = f"widen promote {version.name}/{version.version} {_registry_of(road)}"
     return [
         *lines,
         f"\nNot promoted{reason}; {stays}. Change the recipe or the models and run again, or, on your own word:",
         f"  {asked} --override 'WHY IT MAY BE PROMOTED ALL THE SAME'",
     ]
+
+
+def _registry_of(road: Road) -> str:
+    """The options by which another command finds this run's registry."""
+    uri = road.recipe.require("registry").uri
+    return f"--workspace {road.workspace}" + ("" if uri is None else f" --registry {uri}")
 
 
 def _signature(key: str | None) -> str:
@@ -91,18 +97,18 @@ def _signature(key: str | None) -> str:
 
 
 def _places(road: Road, version: str) -> list[tuple[str, str]]:
-    registry = road.registry
+    registry, place = road.registry, _registry_of(road)
     page = (
         registry.uri if registry.database is None else f"mlflow server --backend-store-uri {registry.uri} --port 5000"
     )
     return [
         ("merged checkpoint", str(road.merged_folder)),
-        ("report", f"{road.run_folder / REPORT} (also with the version: widen report {version} --out FILE)"),
+        ("report", f"{road.run_folder / REPORT}, logged with the version"),
         ("validation report", str(road.run_folder / "validation" / "index.html")),
         ("registry's page", page),
-        ("lineage", f"widen lineage {version} --workspace {road.workspace}"),
-        ("make it again", f"widen verify {version} --workspace {road.workspace}"),
-        ("history", f"widen history {version.partition('/')[0]} --workspace {road.workspace}"),
+        ("lineage", f"widen lineage {version} {place}"),
+        ("make it again", f"widen verify {version} {place}"),
+        ("history", f"widen history {version.partition('/')[0]} {place}"),
     ]
 
 
