@@ -1,5 +1,6 @@
 """`widen verify`: is a registered model what its record says, and does the record lead to it again?"""
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -73,17 +74,19 @@ def verify_model(reference: str, options: VerifyOptions) -> None:
 
     Raises NotVerified (exit code 4) when anything differs, after everything that could be checked was.
     """
-    workspace = options.workspace.resolve()
-    prepare(workspace)
-    from registry.audit import open_record
     from registry.errors import NotVerified
     from registry.store import Registry
 
-    place, places = Registry.at(options.registry, workspace), options.places
+    workspace, places = options.workspace.resolve(), options.places
+    place = Registry.at(options.registry, workspace)
     if options.scratch is not None and not options.scratch.is_dir():
         raise RecipeError(f"--scratch {options.scratch}: expected a folder that is there; make it, or name another")
     with tempfile.TemporaryDirectory(prefix="widen-verify-", dir=options.scratch) as name:
         scratch = Path(name)
+        os.environ.setdefault("PREFECT_HOME", str(scratch / "prefect"))  # whose import makes that folder
+        prepare(workspace)
+        from registry.audit import open_record
+
         record = open_record(place, reference, scratch / "record")
         print(f"{record.chosen}, in {place.uri}")
         checks = _Checks()

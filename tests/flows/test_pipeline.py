@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flows.run import show_lineage
 from registry.scorecard import Scorecard
 from registry.store import Registry
 from registry.versions import download, resolve
@@ -90,7 +91,7 @@ def test_the_champion_is_a_folder_that_loads_and_shares_its_bytes(demo: Ran) -> 
     assert Manifest.load(folder).damage(folder) == []
 
 
-def test_lineage_leads_back_to_every_input_byte(demo: Ran, tmp_path: Path) -> None:
+def test_lineage_leads_back_to_every_input_byte(demo: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = run_widen(
         "lineage", "quickstart@champion", "--json", "--workspace", demo.workspace, cwd=tmp_path, home=tmp_path
     )
@@ -110,8 +111,8 @@ def test_lineage_leads_back_to_every_input_byte(demo: Ran, tmp_path: Path) -> No
     assert lineage["verdict"] == "PASS"
     assert lineage["parameters"]["t"] == 1.0
     assert lineage["flow_run"]
-    plain = run_widen("lineage", "quickstart", "--workspace", demo.workspace, cwd=tmp_path, home=tmp_path)
-    assert tag in plain.stdout
+    show_lineage("quickstart", demo.workspace, None, as_json=False)
+    assert tag in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ def refused(demo: Ran, capsys: pytest.CaptureFixture[str], **more: object) -> st
     return "\n".join(line for line in capsys.readouterr().out.splitlines() if "FAILED" in line)
 
 
+@pytest.mark.slow
 def test_in_a_fresh_workspace_every_digest_is_reproduced(demo: Ran, tmp_path: Path) -> None:
     """Nothing of the workspace that made it: only the registry's address, and the hub beside a new workspace."""
     beside = tmp_path / "elsewhere"
@@ -78,6 +79,18 @@ def test_in_a_fresh_workspace_every_digest_is_reproduced(demo: Ran, tmp_path: Pa
     ]
     count = len(Manifest.load(checkpoint(demo)).tensors)
     assert f"{count} tensors merged again, the same SHA-256 each" in done.stdout
+
+
+def test_in_any_folder_the_merge_comes_out_again(demo: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same in this process, and from a folder that is no workspace."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "hub").symlink_to(demo.folder / "hub")
+    verify_model(MODEL, options(demo, quick=False, workspace=here, registry=Registry.at(None, demo.workspace).uri))
+    told = capsys.readouterr().out
+    assert [tuple(line.split()[:2]) for line in told.splitlines() if line.startswith("  ")] == CHECKS
+    assert "merges again to the same bytes" in told
+    assert list(here.iterdir()) == []
 
 
 CHECKS = [("ok", name) for name in ("record", "files", "signature", "history", "recipe", "inputs", "merge")]

@@ -80,6 +80,7 @@ def test_a_plain_name_means_the_champion_or_else_the_latest(local: Registry, evi
     assert recorded.lineage == first.lineage
 
 
+@pytest.mark.slow
 def test_mlflow_itself_loads_the_champion(local: Registry, evidence: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.artifacts import download_artifacts
     from transformers import AutoModelForCausalLM

@@ -160,6 +160,7 @@ def collide(registry: Registry, name: str, rounds: int, monkeypatch: pytest.Monk
         assert [void.lost_to for void in history.void][number - 1 :] == [history.entries[-1].number]
 
 
+@pytest.mark.slow
 def test_three_collisions_through_a_server(server: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     collide(server, "collided", 3, monkeypatch)
 

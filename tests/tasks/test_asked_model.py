@@ -74,6 +74,7 @@ def test_a_template_wraps_every_turn_and_answers_are_lm_evals_own(chat: Path, tm
     assert card.harness.endswith(", hf, float32")
 
 
+@pytest.mark.slow
 def test_examples_in_one_turn_are_another_prompt(chat: Path, tmp_path: Path) -> None:
     turns = asked(chat, tmp_path, apply_chat_template=True, num_fewshot=1)
     one_turn = asked(chat, tmp_path, apply_chat_template=True, num_fewshot=1, fewshot_as_multiturn=False)

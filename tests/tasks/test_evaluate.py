@@ -188,6 +188,7 @@ def test_other_prompts_have_another_hash_on_the_same_documents(workspace: Path, 
     assert other.prompts_hash != plain.prompts_hash
 
 
+@pytest.mark.slow
 def test_documents_are_counted_without_a_model() -> None:
     assert count_documents(dataclasses.replace(FEW, limit=None)) == dict.fromkeys(TASKS, 600)
     assert count_documents(dataclasses.replace(FEW, limit=7, tasks=("app_en",))) == {"app_en": 7}
@@ -316,6 +317,7 @@ def test_an_unknown_dtype_and_an_absent_device(tmp_path: Path) -> None:
         score(tmp_path, "base", CHECKPOINTS / "base", "base", dataclasses.replace(FEW, device="cuda:99"))
 
 
+@pytest.mark.slow
 def test_sooner_gives_the_harness_s_own_answers() -> None:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM

@@ -184,14 +184,13 @@ def lose_the_cache_too(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        damage_through_the_link,
-        replace_a_file,
-        lose_the_cache_too,
-        lambda folder: (folder / "config.json").unlink(),
-        lambda folder: (folder / "note.txt").write_text("not of this release"),
-        shutil.rmtree,
+        pytest.param(damage_through_the_link, id="through the link"),
+        pytest.param(lose_the_cache_too, id="cache lost"),
+        pytest.param(replace_a_file, id="replaced", marks=pytest.mark.slow),
+        pytest.param(lambda folder: (folder / "config.json").unlink(), id="file lost", marks=pytest.mark.slow),
+        pytest.param(lambda folder: (folder / "note.txt").write_text("new"), id="file added", marks=pytest.mark.slow),
+        pytest.param(shutil.rmtree, id="folder lost", marks=pytest.mark.slow),
     ],
-    ids=["through the link", "replaced", "cache lost", "file lost", "file added", "folder lost"],
 )
 def test_damage_is_noticed_and_repaired(
     damage: Callable[[Path], object], fetched: Fetched, tagger: Source, hub: Path, standing: Path

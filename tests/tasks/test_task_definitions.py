@@ -94,6 +94,7 @@ def test_the_digest_follows_what_defines_the_task(folder: Path, edit: str) -> No
     assert (read(folder, "two")["two"].digest() != before) == changes
 
 
+@pytest.mark.slow
 def test_a_groups_settings_are_in_its_tasks_digests(folder: Path) -> None:
     before = {name: one.digest() for name, one in read(folder, "outer").items()}
     (folder / "groups.yaml").write_text(

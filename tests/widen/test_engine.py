@@ -282,6 +282,7 @@ def test_the_command_prints_the_plan_and_then_the_merge_with_its_profile(tmp_pat
     assert (tmp_path / "out" / "model.safetensors.index.json").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_of_models_that_do_not_fit_ends_with_3(tmp_path: Path) -> None:
     base, one, _ = family(tmp_path)
     other = write_checkpoint(tmp_path / "other", llama_weights(config=LLAMA | {"vocab_size": 97}), vocab_size=97)
