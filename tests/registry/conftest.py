@@ -186,7 +186,10 @@ def postgres() -> Iterator[str]:
         warnings.simplefilter("ignore")  # where the user has no runtime folder
         import pgserver
 
-    database = pgserver.get_server(tempfile.mkdtemp(prefix="widen-postgres-"), cleanup_mode="delete")
+    try:
+        database = pgserver.get_server(tempfile.mkdtemp(prefix="widen-postgres-"), cleanup_mode="delete")
+    except Exception as error:  # noqa: BLE001 - started by root it needs a user of its own, which not every machine allows
+        pytest.skip(f"no PostgreSQL can be started here: {error}")
     try:
         yield database.get_uri()
     finally:
