@@ -77,13 +77,10 @@ def promote(
         objections = _objections(history, champion, decision)
         if objections and overriding is None:
             raise _refusal(found, history, objections)
-        if not objections or overriding is None:
-            return _make(
-                client, registry, history, champion, _Move("promotion", found, who, overriding or why, flow_run)
-            )
-        answered = "; ".join(text for text in objections if not text.startswith("the gate says"))
-        full = overriding + (f" (overrides also: {answered})" if answered else "")
-        return _make(client, registry, history, champion, _Move("override", found, who, full, flow_run))
+        move = _Move(
+            "override" if objections else "promotion", found, who, _reason(why, overriding, objections), flow_run
+        )
+        return _make(client, registry, history, champion, move)
 
 
 def rollback(registry: Registry, name: str, to_version: int | None = None, *, by: str, reason: str) -> Promotion:

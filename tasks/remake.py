@@ -1,7 +1,6 @@
 """Make a registered merge again: its inputs at the commits it was made from, and the same merge of them."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from registry.errors import NotVerified
@@ -76,10 +75,9 @@ def merge_again(
             "verify with a version of that arithmetic"
         )
     base, *models = (Checkpoint.open(folders[entry.name], entry.name) for entry in manifest.inputs)
-    recipe = replace(manifest.recipe)
     return merge_checkpoints(
-        base, models, out, Settings(**manifest.settings), recipe=recipe, allow_config=allow_config, file_digests=True,
-        resources=Resources(device), progress=progress_on(),
+        base, models, out, Settings(**manifest.settings), recipe=manifest.recipe, allow_config=allow_config,
+        file_digests=True, resources=Resources(device), progress=progress_on(),
     )  # fmt: skip
 
 
