@@ -34,11 +34,19 @@ RegistryUri = Annotated[str | None, typer.Option("--registry", help="The registr
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where its hub and workspace go.")] = Path("widen-demo"),
     device: Device = "auto",
+    release: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="Only publish in its hub: tagger-v2, noise or readme."),
+    ] = None,
 ) -> None:
     """Merge the quickstart's trained checkpoints end to end, and show the result."""
     from flows.demo import run_demo
+    from flows.release import release_to_hub
 
-    run_demo(folder, device)
+    if release is not None:
+        release_to_hub(folder, release)
+    else:
+        run_demo(folder, device)
 
 
 @app.command()

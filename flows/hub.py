@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 from widen.errors import EnvironmentFault, OutputExists
@@ -46,6 +47,19 @@ def release(hub: Path, tag: str, checkpoint: str, source: Path) -> str:
     return _commit_of(hub, tag) or _publish(hub, {checkpoint: source}, tag, f"Release {checkpoint} {tag}")
 
 
+def next_tag(hub: Path) -> str:
+    """The first of v1, v2, ... that the hub does not have yet."""
+    taken = set(_run(hub, "git", "tag", "--list").split())
+    return next(tag for number in count(1) if (tag := f"v{number}") not in taken)
+
+
+def publish_text(hub: Path, tag: str, name: str, text: str) -> str:
+    """Commit a file of text at the hub's root under `tag`; returns the commit. No checkpoint changes."""
+    hub = hub.resolve()
+    (hub / name).write_text(text, encoding="utf-8")
+    return _commit(hub, tag, f"Change {name}")
+
+
 def _set_up(hub: Path) -> None:
     _run(hub, "git", "init", "--quiet", "--initial-branch=main")
     _dvc(hub, "init")
@@ -64,6 +78,10 @@ def _publish(hub: Path, sources: dict[str, Path], tag: str, message: str) -> str
     _dvc(hub, "add", *(f"checkpoints/{name}" for name in sources))
     _dvc(hub, "push")
     shutil.rmtree(hub / ".dvc" / "cache")
+    return _commit(hub, tag, message)
+
+
+def _commit(hub: Path, tag: str, message: str) -> str:
     _run(hub, "git", "add", "--all")
     _run(hub, "git", "commit", "--quiet", "--allow-empty", "--message", message)
     _run(hub, "git", "tag", tag)
@@ -107,6 +125,6 @@ def _run(hub: Path, *command: str) -> str:
 
 
 def _signature(hub: Path) -> dict[str, str]:
-    count = _run(hub, "git", "rev-list", "--all", "--count")
-    date = {"DATE": f"{_EPOCH + 60 * int(count)} +0000"}
+    commits = _run(hub, "git", "rev-list", "--all", "--count")
+    date = {"DATE": f"{_EPOCH + 60 * int(commits)} +0000"}
     return {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (_AUTHOR | date).items()}
