@@ -1,6 +1,6 @@
-# make demo | test | test-slow | test-gpu | check | bench | bench-peers | gate-table | lock | clean. The first use of any
-# installs the pinned set into .venv; while requirements.lock and pyproject.toml stay as they are, pip is not called again
-# and no network is used.
+# make demo | up | status | down | test | test-slow | test-gpu | check | bench | bench-peers | gate-table | lock | clean.
+# The first use of any installs the pinned set into .venv; while requirements.lock and pyproject.toml stay as they are, pip
+# is not called again and no network is used.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,11 +14,13 @@ LOCK_WITH ?=
 # A CUDA build of torch brings its own. Beside a CPU build, Triton's interpreter tests what the CUDA kernels compute.
 TRITON := triton==3.9.0
 ARGS ?=
+WORKSPACE ?= widen-demo/workspace
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup requirements package demo test test-slow test-gpu check bench bench-peers gate-table lock clean
+.PHONY: help setup requirements package demo up status down
+.PHONY: test test-slow test-gpu check bench bench-peers gate-table lock clean
 
 help:
 	@sed -n 1,3p Makefile
@@ -45,6 +47,16 @@ package:
 demo: setup
 	@echo "== widen demo"
 	$(VENV)/bin/widen demo $(ARGS)
+
+# The services of a workspace: Prefect, MLflow, a worker and the watch over its sources. docs/operations.md
+up: setup
+	$(VENV)/bin/widen up --workspace "$(WORKSPACE)" $(ARGS)
+
+status: setup
+	$(VENV)/bin/widen status --workspace "$(WORKSPACE)" $(ARGS)
+
+down: setup
+	$(VENV)/bin/widen down --workspace "$(WORKSPACE)"
 
 test: setup
 	@echo "== tests, without the slow ones and those for a GPU"
@@ -83,7 +95,7 @@ lock:
 	@echo "== resolving pyproject.toml anew (network)"
 	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	"$(PYTHON)" -m venv "$$folder/venv"; \
-	"$$folder/venv/bin/python" -m pip install --progress-bar off ".[pipeline,dev]" $(LOCK_WITH); \
+	"$$folder/venv/bin/python" -m pip install --progress-bar off ".[pipeline,s3,postgres,dev]" $(LOCK_WITH); \
 	{ sed -n '/^#/p' requirements.lock; \
 	  "$$folder/venv/bin/python" -m pip freeze --all --exclude pip --exclude widen \
 	    | sed 's/+cpu$$//' | grep -v -E '^(nvidia-|cuda-|triton==)'; } > "$$folder/requirements.lock"; \

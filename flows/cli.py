@@ -29,6 +29,12 @@ Cache = Annotated[
 By = Annotated[str | None, typer.Option(metavar="PERSON", help="Who; git's user by default, else user@host.")]
 RegistryUri = Annotated[str | None, typer.Option("--registry", help="The registry, if not the workspace's own.")]
 
+Source = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=PLACE", help="Where an input's repository or folder is now.")
+]
+PublicKey = Annotated[Path | None, typer.Option(help="Whose signature to accept (PEM).")]
+Scratch = Annotated[Path | None, typer.Option(help="Where inputs and re-merge go; the system's own if not said.")]
+
 
 @app.command()
 def demo(
@@ -192,13 +198,9 @@ def verify(
     workspace: Workspace = Path(),
     registry: RegistryUri = None,
     quick: Annotated[bool, typer.Option("--quick", help="Record and files only; no fetch and no re-merge.")] = False,
-    source: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PLACE", help="Where an input's repository or folder is now.")
-    ] = None,
-    public_key: Annotated[Path | None, typer.Option(help="Whose signature to accept (PEM).")] = None,
-    scratch: Annotated[
-        Path | None, typer.Option(help="Where inputs and re-merge go; the system's own if not said.")
-    ] = None,
+    source: Source = None,
+    public_key: PublicKey = None,
+    scratch: Scratch = None,
     device: Device = "auto",
 ) -> None:
     """Audit a registered model: its record, files, signature and history; then fetch its inputs and merge again."""
@@ -219,6 +221,95 @@ def report(
     from flows.report import save_report
 
     save_report(model, workspace, registry, out)
+
+
+@app.command()
+def watch(
+    workspace: Workspace = Path(),
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+) -> None:
+    """Follow upstream: look at every recipe's sources, and ask Prefect for a re-merge when their content moved."""
+    from flows.environment import prepare
+
+    prepare(workspace.resolve())  # before Prefect reads its settings
+    from flows.follow.watch import run_watch
+
+    run_watch(workspace, once)
+
+
+@app.command()
+def up(workspace: Workspace = Path()) -> None:
+    """Start the workspace's services (Prefect, MLflow, worker, watch), keep them running, and say where they are."""
+    from flows.services.up import up as start
+
+    start(workspace)
+
+
+@app.command()
+def down(workspace: Workspace = Path()) -> None:
+    """End all that `widen up` started."""
+    from flows.services.up import down as end
+
+    end(workspace)
+
+
+@app.command()
+def service(
+    name: Annotated[str, typer.Argument(help="prefect, mlflow, worker or watch.")], workspace: Workspace = Path()
+) -> None:
+    """One service in the foreground, as systemd and containers run it."""
+    from flows.services.run import run_service
+
+    run_service(name, workspace)
+
+
+@app.command()
+def gc(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Registered models; all if none.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without, only say what would go and why.")] = False,
+    keep_champions: Annotated[int | None, typer.Option(min=1, help="The last champions; 3 if not said.")] = None,
+    keep_candidates: Annotated[int | None, typer.Option(min=0, help="The newest other versions; 5.")] = None,
+    keep_days: Annotated[float | None, typer.Option(min=0, help="Whatever is younger, or was used since; 30.")] = None,
+    workspace: Workspace = Path(),
+    registry: RegistryUri = None,
+) -> None:
+    """Free the weights of versions that nothing keeps, and caches that nobody uses. The record of a version stays."""
+    from flows.gc import Asked, collect_garbage
+
+    collect_garbage(names or (), Asked(keep_champions, keep_candidates, keep_days), workspace, registry, apply)
+
+
+@app.command()
+def restore(
+    model: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="A version whose weights were freed or lost.")],
+    workspace: Workspace = Path(),
+    registry: RegistryUri = None,
+    source: Source = None,
+    public_key: PublicKey = None,
+    scratch: Scratch = None,
+    device: Device = "auto",
+) -> None:
+    """Make the merge of a version without weights again, check it against the record, put its files back."""
+    from flows.restore import restore_version
+    from flows.verify import VerifyOptions
+
+    restore_version(model, VerifyOptions(workspace, registry, False, device, scratch, tuple(source or ()), public_key))
+
+
+@app.command()
+def status(
+    recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE", help="By file or name; else all.")] = None,
+    workspace: Workspace = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="4 if anything is held, failed or out of reach.")] = False,
+    again: Annotated[float | None, typer.Option("--watch", metavar="SECONDS", min=0.5, help="Again and again.")] = None,
+) -> None:
+    """What is followed, what serves, what happened last and what to do next; asks no hub, and starts nothing."""
+    from flows.status.show import show_status
+
+    show_status(recipes or (), workspace, as_json, check, again)
 
 
 def main() -> None:

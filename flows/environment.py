@@ -9,6 +9,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from flows.services.credentials import known_credentials
+from flows.services.running import running
+from flows.settings import settings
 from widen.errors import EnvironmentFault
 
 _DEFAULTS = {
@@ -28,10 +31,42 @@ _DEFAULTS = {
 
 
 def prepare(workspace: Path) -> None:
-    """Set the defaults; Prefect's and Hugging Face's own files go into the workspace unless told otherwise."""
+    """Set the defaults; Prefect's and Hugging Face's own files go into the workspace unless told otherwise.
+
+    Where services of the workspace run, commands find them: their addresses and credentials are set as well.
+    """
     homes = {"PREFECT_HOME": workspace / ".widen" / "prefect", "HF_HOME": workspace / ".widen" / "huggingface"}
     for name, value in {**_DEFAULTS, **{name: str(home) for name, home in homes.items()}}.items():
         os.environ.setdefault(name, value)
+    for name, value in served(workspace.resolve()).items():
+        os.environ.setdefault(name, value)
+
+
+def served(workspace: Path) -> dict[str, str]:
+    """What a command must know to ask the services of `workspace` that run; nothing where none does.
+
+    A password that was set explicitly is for the servers that were named as explicitly. One of ours goes to no server
+    but ours: where PREFECT_API_URL or WIDEN_REGISTRY names another, it is left out.
+    """
+    asked, found = settings(), running(workspace)
+    prefect, mlflow = found.get("prefect"), found.get("mlflow")
+    if prefect is None and mlflow is None and asked.password is None:
+        return {}
+    known = known_credentials(workspace)
+    if known is None:
+        return {}
+    told: dict[str, str] = {}
+    named = os.environ.get("PREFECT_API_URL")
+    if prefect is not None and named in (None, f"{prefect.address}/api"):
+        told |= {"PREFECT_API_URL": f"{prefect.address}/api", "PREFECT_API_AUTH_STRING": known.pair}
+    elif named is not None and asked.password is not None:
+        told |= {"PREFECT_API_AUTH_STRING": known.pair}
+    if mlflow is not None and asked.registry in (None, mlflow.address):
+        told |= {} if mlflow.registry is None else {"WIDEN_REGISTRY": mlflow.registry}
+        told |= {"MLFLOW_TRACKING_USERNAME": known.user, "MLFLOW_TRACKING_PASSWORD": known.password}
+    elif asked.registry is not None and asked.password is not None:
+        told |= {"MLFLOW_TRACKING_USERNAME": known.user, "MLFLOW_TRACKING_PASSWORD": known.password}
+    return told
 
 
 def database_template() -> Path:

@@ -11,6 +11,7 @@ from flows.profile_picture import require_picture
 from flows.recipe import Recipe, load_recipe
 from flows.recipe_schema import SourceSpec
 from flows.road import settings_of
+from tasks.sources import is_url
 from widen import Checkpoint, Resources, Settings
 from widen import merge as merge_checkpoints
 from widen.errors import RecipeError
@@ -104,9 +105,9 @@ def _show(clock: Profile, picture: Path) -> None:
 
 
 def _folder(recipe: Recipe, name: str, workspace: Path) -> Path:
-    """A local folder as it is; a versioned source through the workspace's import."""
+    """A local folder as it is; any other source through the workspace's import."""
     source: SourceSpec = recipe.inputs[name]
-    if source.repo is None:
+    if source.repo is None and not is_url(source.path):
         return workspace / source.path
     from flows.environment import prepare
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.environment import prepare
+from flows.registries import registry_at
 
 if TYPE_CHECKING:
     from registry.history import History
@@ -112,9 +113,7 @@ def _retell(where: "Registry", name: str, done: "Promotion") -> None:
 def _registry(workspace: Path, uri: str | None) -> "Registry":
     workspace = workspace.resolve()
     prepare(workspace)
-    from registry.store import Registry
-
-    return Registry.at(uri, workspace)
+    return registry_at(uri, workspace)
 
 
 def person(workspace: Path) -> str:

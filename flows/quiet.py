@@ -16,13 +16,18 @@ class _OursWithoutTraceback(logging.Filter):
         return True
 
 
+def tell_tasks() -> None:
+    """Have what the tasks say of their work shown, where PREFECT_LOGGING_EXTRA_LOGGERS names them."""
+    logging.getLogger("tasks").setLevel(logging.INFO)
+
+
 @contextmanager
 def told_once() -> Iterator[None]:
     """Within, the tasks' own lines are shown, and Prefect's handlers print no traceback for our own errors."""
     from prefect.logging.configuration import setup_logging
 
     setup_logging()
-    logging.getLogger("tasks").setLevel(logging.INFO)
+    tell_tasks()
     loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logging.root.manager.loggerDict)]
     handlers = {handler for logger in loggers for handler in logger.handlers}
     ours = _OursWithoutTraceback()

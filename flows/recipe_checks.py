@@ -8,7 +8,9 @@ from flows.faults import Fault, Where, listed, show, unknown
 from flows.recipe_gates import AbsoluteClause, Gates, ParentClause
 from flows.recipe_schema import Body, Evaluation, SourceSpec
 from flows.recipe_values import ALL_MODELS
+from tasks import revision
 from tasks.evaluate_settings import mistakes
+from tasks.sources import path_mistake, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CHAMPION, BASE = "champion", "base"
@@ -62,13 +64,10 @@ def _sources(body: Body) -> Iterator[Fault]:
         where = ("sources", name)
         if source.rev is not None and source.repo is None:
             yield Fault((*where, "rev"), "a revision needs a `repo`; without one `path` is a local folder as it is")
-        if source.repo is not None and _leaves(source.path):
-            yield Fault((*where, "path"), f"expected a path inside the repository, found {show(source.path)}")
-
-
-def _leaves(path: str) -> bool:
-    pure = PurePosixPath(path)
-    return pure.is_absolute() or ".." in pure.parts
+        if source.rev is not None and (expected := revision.mistake(source.rev)):
+            yield Fault((*where, "rev"), f"expected {expected}, found {show(source.rev)}")
+        if expected := path_mistake(source.path, source.repo is not None):
+            yield Fault((*where, "path"), f"expected {expected}, found {show(shown(source.path))}")
 
 
 def _references(body: Body) -> Iterator[Fault]:
@@ -76,7 +75,10 @@ def _references(body: Body) -> Iterator[Fault]:
     base, *_ = references(body)
     for where, reference in references(body):
         name = _name(body, reference)
-        if body.sources and reference not in body.sources and "/" not in reference:
+        expected = None if reference in body.sources else path_mistake(reference, in_repository=False)
+        if expected is not None:
+            yield Fault(where, f"expected {expected}, found {show(shown(reference))}")
+        elif body.sources and reference not in body.sources and "/" not in reference:
             yield Fault(where, unknown("source", reference, body.sources) + f"; a folder is written `./{reference}`")
         elif not NAME.fullmatch(name):
             yield Fault(where, f"{show(reference)} gives no name of {NAME_RULE}; name it under `sources`")

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.environment import prepare
+from flows.registries import registry_at
 from flows.road import CHAMPION, MERGED, REPORT, Road
+from flows.settings import settings
 
 if TYPE_CHECKING:
     from registry.decision import Decision
@@ -85,7 +87,7 @@ def _promotion_lines(road: Road, version: "Version", decision: "Decision", histo
 
 def _registry_of(road: Road) -> str:
     """The options by which another command finds this run's registry."""
-    uri = road.recipe.require("registry").uri
+    uri = road.recipe.require("registry").uri or settings().registry_address
     return f"--workspace {road.workspace}" + ("" if uri is None else f" --registry {uri}")
 
 
@@ -123,10 +125,9 @@ def save_report(model: str, workspace: Path, address: str | None, out: Path | No
     workspace = workspace.resolve()
     prepare(workspace)
     from registry.pages import read_page
-    from registry.store import Registry
     from widen.staging import write_atomically
 
-    chosen, page = read_page(Registry.at(address, workspace), model)
+    chosen, page = read_page(registry_at(address, workspace), model)
     target = out or Path(re.sub(r"[^\w.-]+", "-", model) + ".html")
     write_atomically(target, page.encode())
     print(f"{chosen}: {target}")

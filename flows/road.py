@@ -1,16 +1,19 @@
 """One run's recipe in the words of the rooms below: where its files lie, and each section as that room's own values."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from flows.recipe import SECTIONS, Recipe, load_recipe
+from flows.registries import registry_at
+from flows.settings import secret, settings
 from widen.errors import EnvironmentFault
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from registry.store import Registry
     from tasks.evaluate import EvaluateSettings
     from tasks.fetch import Source
+    from tasks.upstream import Pin
     from widen import Settings
     from widen.manifest import Recipe as MergedRecipe
 
@@ -66,17 +70,26 @@ def plainly(work: Any, *arguments: Any, **named: Any) -> Any:
 class Road:
     """A recipe in a workspace, on a device. `call` runs the tasks: `orchestrated` or `plainly`.
 
-    `seconds` is filled with the time that each station took, in the order of the road.
+    `pins` are the revisions of the sources to fetch, by name, where these were chosen already; without them, what the
+    recipe means now. `seconds` is filled with the time that each station took, in the order of the road.
     """
 
     recipe: Recipe
     workspace: Path
     device: str
     call: Call
+    pins: Mapping[str, "Pin"] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def open(cls, recipe: Path, workspace: Path, device: str, call: Call = orchestrated) -> "Road":
+    def open(
+        cls,
+        recipe: Path,
+        workspace: Path,
+        device: str,
+        call: Call = orchestrated,
+        pins: Mapping[str, "Pin"] = MappingProxyType({}),
+    ) -> "Road":
         """Read the recipe, a file as given or meant from the workspace, and find the workspace.
 
         Raises RecipeError for either, EnvironmentFault for a device that is not there.
@@ -84,9 +97,11 @@ class Road:
         from tasks.workspace import require_workspace
         from widen.backend import require_device
 
+        if device == "auto":  # what a deployment says as well, on whichever machine its worker is
+            device = settings().device
         require_device(device)
         folder = require_workspace(workspace)
-        return cls(load_recipe(recipe if recipe.is_file() else folder / recipe), folder, device, call)
+        return cls(load_recipe(recipe if recipe.is_file() else folder / recipe), folder, device, call, pins)
 
     def require_all(self) -> None:
         """Raise now, before hours of work, for a section, a registry or a key that a station would miss later."""
@@ -118,7 +133,14 @@ class Road:
         """The checkpoints to fetch, the base first."""
         from tasks.fetch import Source
 
-        return tuple(Source(name, spec.path, spec.repo, spec.rev) for name, spec in self.recipe.inputs.items())
+        asked = (Source(name, spec.path, spec.repo, spec.rev) for name, spec in self.recipe.inputs.items())
+        return tuple(self._pinned(source) for source in asked)
+
+    def _pinned(self, source: "Source") -> "Source":
+        pin = self.pins.get(source.name)
+        if pin is None or pin.commit is None:
+            return source
+        return replace(source, rev=pin.ref, commit=pin.commit)
 
     @property
     def allow_config(self) -> tuple[str, ...]:
@@ -185,17 +207,16 @@ class Road:
     @property
     def registry(self) -> "Registry":
         """Where versions are registered."""
-        from registry.store import Registry
-
-        return Registry.at(self.recipe.require("registry").uri, self.workspace)
+        return registry_at(self.recipe.require("registry").uri, self.workspace)
 
     @property
     def signing_key(self) -> "SigningKey | None":
         """The key of WIDEN_SIGNING_KEY; None leaves the version unsigned. It never comes from a recipe."""
-        from registry.attest.keys import PASSWORD, VARIABLE, read_key
+        from registry.attest.keys import read_key
 
-        setting = os.environ.get(VARIABLE)
-        return read_key(setting, os.environ.get(PASSWORD)) if setting else None
+        asked = settings()
+        setting = secret(asked.signing_key)
+        return read_key(setting, secret(asked.signing_key_password)) if setting else None
 
     @property
     def _torch_device(self) -> str:

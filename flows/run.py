@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows.environment import prepare, require_prefect, seed_prefect
 from flows.quiet import told_once
+from flows.registries import registry_at
 from flows.report import print_run
 from flows.road import Road, plainly
 
@@ -34,17 +35,22 @@ def run_recipe(recipe: Path, workspace: Path, device: str) -> None:
 def validate_recipe(recipe: Path, workspace: Path, device: str) -> None:
     """Fetch, measure and validate, and say where the result is."""
     from flows import stations
+    from tasks.run_lock import run_lock
 
     road = _plain_road(recipe, workspace, device)
-    result = stations.validate(road, stations.measure(road, stations.fetch(road)))
+    with run_lock(road.workspace, f"the validation of {road.recipe.name}"):
+        result = stations.validate(road, stations.measure(road, stations.fetch(road)))
     print(f"valid: {road.recipe.name}; the figures are in {result} and {result.with_suffix('')}/index.html")
 
 
 def run_one_station(name: str, recipe: Path, workspace: Path, device: str) -> None:
     """Run a single station without the workflow engine."""
     from flows.stations import run_station
+    from tasks.run_lock import run_lock
 
-    run_station(name, _plain_road(recipe, workspace, device))
+    road = _plain_road(recipe, workspace, device)
+    with run_lock(road.workspace, f"the station {name} of {road.recipe.name}"):
+        run_station(name, road)
 
 
 def _plain_road(recipe: Path, workspace: Path, device: str) -> Road:
@@ -61,10 +67,9 @@ def show_lineage(model: str, workspace: Path, registry: str | None, as_json: boo
     prepare(workspace)
     from registry.lineage import ancestors
     from registry.lineage_text import render
-    from registry.store import Registry
     from registry.versions import read_lineage, registered_as
 
-    place = Registry.at(registry, workspace)
+    place = registry_at(registry, workspace)
     found = read_lineage(place, model)
     if as_json:
         print(found.lineage.to_json())

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.gpu_slot import in_gpu_slot
 from flows.road import CHAMPION, MERGED, REPORT, Road, orchestrated, side_by_side, timed
 from widen.errors import RecipeError
 from widen.staging import write_atomically
@@ -21,16 +22,18 @@ if TYPE_CHECKING:
 
 @timed
 def fetch(road: Road) -> tuple["Fetched", ...]:
-    """Bring every source into the workspace."""
+    """Bring every source into the workspace, and commit its pin there unless it was chosen before."""
     from tasks import fetch as door
 
     work = door.fetch_task if road.call is orchestrated else door.fetch
-    fetched = tuple(road.call(work, source, road.workspace) for source in road.sources)
+    record = not road.pins
+    fetched = tuple(road.call(work, source, road.workspace, record=record) for source in road.sources)
     records = [asdict(one) | {"folder": _relative(one.folder, road.workspace)} for one in fetched]
     _write(road.run_folder / "sources.json", records)
     return fetched
 
 
+@in_gpu_slot
 @timed
 def measure(road: Road, sources: tuple["Fetched", ...]) -> Path:
     """Pass 1: what every model changed."""
@@ -56,6 +59,7 @@ def validate(road: Road, measurements: Path) -> Path:
     return path
 
 
+@in_gpu_slot
 @timed
 def merge(road: Road, sources: tuple["Fetched", ...]) -> Path:
     """Pass 2: the merged checkpoint's folder."""
@@ -67,6 +71,7 @@ def merge(road: Road, sources: tuple["Fetched", ...]) -> Path:
     return path
 
 
+@in_gpu_slot
 @timed
 def evaluate(road: Road, sources: tuple["Fetched", ...], measurements: Path, merged: Path) -> dict[str, Path]:
     """Score the base, every parent, the merge and, if the gate asks, the champion on the same documents.
@@ -84,9 +89,30 @@ def evaluate(road: Road, sources: tuple["Fetched", ...], measurements: Path, mer
         stale.unlink()
     candidates += _champion(road, merged)
     arguments = [(name, model, digest, settings, kept, folder / f"{name}.json") for name, model, digest in candidates]
-    paths = side_by_side(work, road.call, arguments, road.recipe.require("evaluate").parallel)
+    paths = _scored(road, work, arguments)
     shutil.rmtree(road.cache / CHAMPION, ignore_errors=True)
     return {name: path for (name, *_), path in zip(candidates, paths, strict=True)}
+
+
+def _scored(road: Road, work: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Path]:
+    """Every model scored, with how many are done on the flow run's page."""
+    from tasks.artifacts import key_of
+    from tasks.flow_progress import flow_progress
+
+    def words(done: int, total: int) -> str:
+        return f"{done} of {total} models"
+
+    with (
+        flow_progress(key_of(road.recipe.name, "evaluation"), words) as progress,
+        progress.stage("scored", len(arguments)) as advance,
+    ):
+
+        def call(task: Any, *given: Any) -> Path:
+            path: Path = road.call(task, *given)
+            advance(1)
+            return path
+
+        return side_by_side(work, call, arguments, road.recipe.require("evaluate").parallel)
 
 
 def _warn_of_power(road: Road, candidates: Sequence[tuple[str, Path, str]]) -> None:

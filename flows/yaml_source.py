@@ -64,6 +64,11 @@ def read(path: Path) -> Document:
     return Document(path, text, data, reader.lines, tuple(reader.faults))
 
 
+def plain(path: Path) -> Any:
+    """The values of a YAML file of this project's own, without lines and faults."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def _text(path: Path) -> str:
     try:
         size = path.stat().st_size

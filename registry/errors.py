@@ -4,6 +4,7 @@ RegistryError              exit code 5: the registry or its storage cannot do wh
 +-- RegistryUnreachable    5: nobody answers at the registry's address; asking again later may help
 +-- HistoryAltered         5: a model's history was altered, or its alias moved by other means
 +-- GateError              2: a gate that would pass vacuously, or compares what cannot be compared
+|   +-- ChampionMoved      2: the champion changed between the scores and the gate
 +-- NotRegistered          2: no such model, version or alias
 +-- PromotionRefused       4: the gate's verdict does not allow the move
 +-- NotVerified            4: what is there is not what was registered
@@ -28,6 +29,10 @@ class GateError(RegistryError):
     """A clause names a task, baseline or document set that is missing or does not match."""
 
     exit_code = 2
+
+
+class ChampionMoved(GateError):
+    """The champion changed after its scores were taken; the same run again compares with the new one."""
 
 
 class NotRegistered(RegistryError):

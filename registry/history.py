@@ -18,10 +18,21 @@ from registry.versions import CHAMPION, ENTRY, HISTORY, OVERRIDE, OVERRIDE_BY, V
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["FIRST", "Entry", "History", "Void", "append", "finish_history", "read_history", "settle", "short"]
+__all__ = [
+    "FIRST",
+    "Entry",
+    "History",
+    "Void",
+    "all_versions",
+    "append",
+    "finish_history",
+    "read_history",
+    "settle",
+    "short",
+]
 
 # Tags of an entry in the log, and of the model: the digest of the last entry that was carried out.
-_TEXT, _DIGEST, _HEAD = "entry", "digest", "history_head"
+_TEXT, _DIGEST, HEAD = "entry", "digest", "history_head"
 
 _PAGE = 1000
 _ATTEMPTS = 12
@@ -71,19 +82,20 @@ def _model(client: "MlflowClient", registry: Registry, name: str) -> Model:
         raise
     alias = held.aliases.get(CHAMPION)
     versions = {version.version: version for version in _versions(client, name)}
-    return Model(name, None if alias is None else int(alias), held.tags.get(_HEAD), versions)
+    return Model(name, None if alias is None else int(alias), held.tags.get(HEAD), versions)
 
 
 def _versions(client: "MlflowClient", name: str) -> list[Version]:
-    return [to_version(held) for held in _search(client, name)]
+    return [to_version(held) for held in all_versions(client, name)]
 
 
 def _records(client: "MlflowClient", name: str) -> list[Record]:
-    held = _search(client, name + HISTORY)
+    held = all_versions(client, name + HISTORY)
     return [Record(int(v.version), v.tags.get(_TEXT), v.tags.get(_DIGEST), v.description) for v in held]
 
 
-def _search(client: "MlflowClient", name: str) -> list[Any]:
+def all_versions(client: "MlflowClient", name: str) -> list[Any]:
+    """MLflow's versions of a model, page after page; a search does not tell their aliases."""
     found: list[Any] = []
     token = None
     while True:
@@ -189,7 +201,7 @@ def _apply(client: "MlflowClient", history: History) -> None:
         _describe_override(client, entry)
     _insist(client.set_registered_model_alias, entry.name, CHAMPION, version)
     # Last: as long as it is not there, the entry counts as not carried out.
-    _insist(client.set_registered_model_tag, entry.name, _HEAD, history.head)
+    _insist(client.set_registered_model_tag, entry.name, HEAD, history.head)
 
 
 def _describe_override(client: "MlflowClient", entry: Entry) -> None:

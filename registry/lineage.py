@@ -20,7 +20,7 @@ Digests = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """Where an input was fetched from; without `repo`, `path` is a local folder and nothing else is known.
+    """Where an input was fetched from; without `repo`, `path` is a local folder, or a URL of one in a storage.
 
     `license` is what the recipe or the checkpoint's own card says: an SPDX identifier, or a name of Hugging Face's.
     """

@@ -90,10 +90,18 @@ def _logged(registry: Registry, version: Version, path: str) -> str:
 
 
 def standing(version: Version) -> str:
-    """What a version is to its model, by its aliases."""
+    """What a version is to its model, by its aliases, and whether it still has its weights."""
+    gone = "" if version.freed is None else f"; {version.freed} puts them back"
     if CHAMPION in version.aliases:
-        return "the champion"
-    return "a candidate, not the champion" if CANDIDATE in version.aliases else "neither champion nor candidate"
+        return f"the champion{gone}"
+    return (
+        f"{'a candidate, not the champion' if CANDIDATE in version.aliases else 'neither champion nor candidate'}{gone}"
+    )
+
+
+def served(registry: Registry, report: Report) -> str | None:
+    """The address of a version's page on the registry's server; None for a local registry, which serves none."""
+    return None if registry.database is not None else f"{registry.uri}/#/models/{report.name}/versions/{report.version}"
 
 
 def _links(experiment: str, run_id: str, runs: Sequence[str]) -> str:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from registry.decision import NO_CHAMPION, Decision, Verdict
 from registry.entry import Entry, Kind, short
-from registry.errors import HistoryAltered, NotRegistered, PromotionRefused
+from registry.errors import HistoryAltered, NotRegistered, PromotionRefused, RegistryError
 from registry.history import History, append, read_history, settle
 from registry.store import Registry, asking
-from registry.versions import DECISION, MERGED, VERDICT, Version
+from registry.versions import DECISION, MERGED, VERDICT, Version, to_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -71,6 +71,7 @@ def promote(
         history = _current(client, registry, believed)
         found = _version(history, version)
         _require_same_decision(found, decision)
+        _require_weights(found, "not promoted")
         champion = _champion(history)
         if champion is not None and champion.version == version and (decision.passed or _overridden(history)):
             return Promotion(False, version, version, history.champion)
@@ -100,11 +101,12 @@ def rollback(registry: Registry, name: str, to_version: int | None = None, *, by
         if current is not None and current.to_version == target and history.drift is None:
             return Promotion(False, target, target, current)
         found = _version(history, target)
+        _require_weights(found, "not made the champion again")
         return _make(client, registry, history, _champion(history), _Move("rollback", found, who, why))
 
 
 def former_champion(history: History, asked: int | None = None) -> int:
-    """The version that a rollback goes to: `asked`, or the champion before the current one that still exists.
+    """The version that a rollback goes to: `asked`, or the champion before the current one that has its weights.
 
     A version that was rolled back from is no champion before: two rollbacks go two back. Raises PromotionRefused.
     """
@@ -117,9 +119,12 @@ def former_champion(history: History, asked: int | None = None) -> int:
             )
         return asked
     left = [version for version in _stack(history.entries)[:-1] if version not in history.deleted]
+    whole = [version for version in left if version not in history.versions or history.versions[version].freed is None]
     if not left:
         raise PromotionRefused(f"{history.name} is not rolled back: no champion was before this one")
-    return left[-1]
+    if not whole:
+        _require_weights(history.versions[left[-1]], "not made the champion again")
+    return whole[-1]
 
 
 def _stack(entries: Sequence[Entry]) -> list[int]:
@@ -132,6 +137,11 @@ def _stack(entries: Sequence[Entry]) -> list[int]:
         elif stack[-1:] != [entry.to_version]:
             stack.append(entry.to_version)
     return stack
+
+
+def _require_weights(version: Version, refused: str) -> None:
+    if version.freed is not None:
+        raise PromotionRefused(f"{version.uri} is {refused}: {version.freed} puts them back, then ask again")
 
 
 def _said(option: str, text: str, longest: int) -> str:
@@ -224,7 +234,15 @@ def _make(
         history = _appended(client, registry, history, None, adopted)
     before = None if history.champion is None else history.champion.to_version
     after = _appended(client, registry, history, before, move)
+    _require_kept(client, move.to)
     return Promotion(True, before, move.to.version, after.entries[len(history.entries)])
+
+
+def _require_kept(client: "MlflowClient", version: Version) -> None:
+    """A server has no lock: a collection of weights that had not seen this move is told now."""
+    held = to_version(client.get_model_version(version.name, str(version.version)))
+    if held.freed is not None:
+        raise RegistryError(f"{version.uri} is the champion, and meanwhile {held.freed} puts them back")
 
 
 def _appended(client: "MlflowClient", registry: Registry, history: History, before: int | None, move: _Move) -> History:

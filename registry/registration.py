@@ -4,7 +4,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from registry.checkpoint import link, listed_files, local_path, upload
 from registry.decision import Decision
 from registry.errors import RegistryError
 from registry.lineage import MANIFEST, Input, Lineage
+from registry.restoration import refill
 from registry.scorecard import Scorecard, canonical
 from registry.store import Registry, asking
 from registry.versions import (
@@ -31,6 +32,7 @@ from registry.versions import (
     Version,
     to_version,
 )
+from registry.weights import remove_all
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel
@@ -83,10 +85,10 @@ def register(
 ) -> Registered:
     """Register the merge as a new version of `name` and point the alias `candidate` at it, whatever the verdict.
 
-    A version with the same merged weights and the same decision is returned instead of being made twice; for one that
-    is new, `complete` first adds to the evidence, and what it raises leaves the registry as it was. When anything
-    fails no version is left behind and what was begun is marked FAILED. Raises RegistryError (and its subclass
-    RegistryUnreachable), also when the folder does not hold what its manifest lists.
+    A version with the same merged weights and the same decision is returned instead of being made twice, with its files
+    put back if they were freed; for one that is new, `complete` first adds to the evidence, and what it raises leaves
+    the registry as it was. When anything fails no version is left behind and what was begun is marked FAILED. Raises
+    RegistryError (and its subclass RegistryUnreachable), also when the folder does not hold what its manifest lists.
     """
     if name.endswith(HISTORY):
         raise RegistryError(f"cannot register {name}: names that end in {HISTORY} are kept for histories; rename it")
@@ -98,10 +100,18 @@ def register(
         known = _known(client, name, evidence)
         if known is not None:
             client.set_registered_model_alias(name, CANDIDATE, str(known.version))
+            _refill_if_freed(client, registry, known, evidence.folder)
         if known is None and complete is not None:
             evidence = complete(evidence)
         version = known or _make(client, registry, name, evidence, names)
     return Registered(name, version.version, version.uri, known is not None)
+
+
+def _refill_if_freed(client: "MlflowClient", registry: Registry, known: Version, folder: Path) -> None:
+    """Registered again, a version is wanted again; asked once its alias is set, which no collection overlooks."""
+    now = to_version(client.get_model_version(known.name, str(known.version)))
+    if now.freed is not None:
+        refill(client, registry, now, folder)
 
 
 def _known(client: "MlflowClient", name: str, evidence: Evidence) -> Version | None:
@@ -116,13 +126,13 @@ def _make(
 ) -> Version:
     experiment = _experiment(client, registry, name)
     if registry.database is not None:  # only under the lock is an unfinished model known to be nobody's
-        _fail_abandoned(client, experiment, evidence)
+        _fail_abandoned(client, registry, experiment, evidence)
     with _run(client, experiment, evidence) as run_id:
         _record(client, run_id, evidence)
-        with _model(client, experiment, run_id, evidence) as model:
+        with _model(client, registry, experiment, run_id, evidence) as model:
             _fill(client, registry, model, evidence.folder, names)
             client.finalize_logged_model(model.model_id, "READY")
-            return _version(client, name, run_id, model, evidence)
+            return _version(client, registry, name, run_id, model, evidence)
 
 
 def _experiment(client: "MlflowClient", registry: Registry, name: str) -> str:
@@ -130,8 +140,14 @@ def _experiment(client: "MlflowClient", registry: Registry, name: str) -> str:
     if held is not None:
         if held.lifecycle_stage != "active":
             raise RegistryError(f"registry {registry.uri}: the experiment {name!r} was deleted; restore it")
+        if registry.bucket is not None and held.artifact_location.rstrip("/") != registry.bucket:
+            raise RegistryError(
+                f"registry {registry.uri}: {name} keeps its files at {held.artifact_location}, which cannot change to "
+                f"{registry.bucket}; register under another name, or set the place of artifacts back"
+            )
         return str(held.experiment_id)
-    location = None if registry.artifact_root is None else registry.artifact_root.resolve().as_uri()
+    root = registry.artifact_root
+    location = registry.bucket or (None if root is None else root.resolve().as_uri())
     return str(client.create_experiment(name, artifact_location=location))
 
 
@@ -214,29 +230,31 @@ def _dataset(entry: Input) -> "DatasetInput":
 
 
 @contextmanager
-def _model(client: "MlflowClient", experiment: str, run_id: str, evidence: Evidence) -> Iterator["LoggedModel"]:
+def _model(
+    client: "MlflowClient", registry: Registry, experiment: str, run_id: str, evidence: Evidence
+) -> Iterator["LoggedModel"]:
     tags = {MERGED: evidence.lineage.merged_digest, DECISION: evidence.decision.digest()}
     model = client.create_logged_model(experiment, name=evidence.lineage.recipe, source_run_id=run_id, tags=tags)
     try:
         yield model
     except BaseException:
-        _fail(client, model)
+        _fail(client, registry, model)
         raise
 
 
-def _fail(client: "MlflowClient", model: "LoggedModel") -> None:
-    folder = local_path(model.artifact_location)
-    if folder is not None:  # the links would keep the bytes of a model that nobody can name
-        shutil.rmtree(folder, ignore_errors=True)
+def _fail(client: "MlflowClient", registry: Registry, model: "LoggedModel") -> None:
+    # They would keep the bytes of a model that nobody can name; a storage that fails now may be why all this fails.
+    with suppress(Exception):
+        remove_all(registry, model.artifact_location)
     client.finalize_logged_model(model.model_id, "FAILED")
 
 
-def _fail_abandoned(client: "MlflowClient", experiment: str, evidence: Evidence) -> None:
+def _fail_abandoned(client: "MlflowClient", registry: Registry, experiment: str, evidence: Evidence) -> None:
     """Mark what a killed registration of these very weights left behind; no version refers to it."""
     query = f"tags.{MERGED} = '{evidence.lineage.merged_digest}' and tags.{DECISION} = '{evidence.decision.digest()}'"
     for model in client.search_logged_models([experiment], filter_string=query):
         if str(model.status) != "FAILED":
-            _fail(client, model)
+            _fail(client, registry, model)
 
 
 def _fill(
@@ -249,7 +267,9 @@ def _fill(
         upload(folder, names, lambda path, inside: client.log_model_artifact(model.model_id, str(path), inside))
 
 
-def _version(client: "MlflowClient", name: str, run_id: str, model: "LoggedModel", evidence: Evidence) -> Version:
+def _version(
+    client: "MlflowClient", registry: Registry, name: str, run_id: str, model: "LoggedModel", evidence: Evidence
+) -> Version:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -258,7 +278,7 @@ def _version(client: "MlflowClient", name: str, run_id: str, model: "LoggedModel
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     # A local store would look models:/ID up in whatever store the process last chose; a server refuses plain paths.
-    source = f"models:/{model.model_id}" if local_path(model.artifact_location) is None else model.artifact_location
+    source = f"models:/{model.model_id}" if registry.database is None else model.artifact_location
     tags = version_tags(evidence)
     # Created with its tags in one call: a version without them could not be told from another merge's.
     made = to_version(client.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model.model_id))

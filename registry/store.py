@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.errors import NotRegistered, RegistryError, RegistryUnreachable
+from registry.storage_faults import storage_errors, storage_fault
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _SQLITE = "sqlite:///"
+_S3 = "s3://"
 
 # Read by MLflow when it is imported or when it first asks; what the user has set is kept.
 _ENVIRONMENT = {
@@ -38,30 +40,41 @@ class Registry:
     """An MLflow registry: a SQLite file of this machine, or a server.
 
     `uri` is what MLflow takes; `artifact_root` is where a local registry keeps models and runs (None: the server's
-    own choice).
+    own choice), unless `bucket`, an address s3://BUCKET/PREFIX, says where new models' files go.
     """
 
     uri: str
     artifact_root: Path | None = None
+    bucket: str | None = None
 
     @classmethod
-    def at(cls, uri: str | None, workspace: Path) -> "Registry":
+    def at(cls, uri: str | None, workspace: Path, artifacts: str | None = None) -> "Registry":
         """The registry of a recipe: None is the workspace's own, relative SQLite paths count from the workspace.
 
-        Raises RegistryError for an address that MLflow cannot keep a registry at.
+        `artifacts` is where a local registry keeps files, a folder or s3://BUCKET/PREFIX; beside the database if None.
+        A server keeps them where it was told to. Raises RegistryError for an address where MLflow cannot keep one.
         """
         workspace = workspace.resolve()
-        if uri is None:
-            home = workspace / ".widen" / "registry"
-            return cls(f"{_SQLITE}{home / 'mlflow.db'}", home / "artifacts")
-        if uri.startswith(_SQLITE):
-            database = workspace / uri.removeprefix(_SQLITE)
-            return cls(f"{_SQLITE}{database}", database.parent / "artifacts")
+        if uri is None or uri.startswith(_SQLITE):
+            named = ".widen/registry/mlflow.db" if uri is None else uri.removeprefix(_SQLITE)
+            return cls._local(workspace / named, workspace, artifacts)
         if uri.startswith(("http://", "https://")):
             return cls(uri.rstrip("/"))
         raise RegistryError(
             f"registry {uri}: expected sqlite:///FILE, http://HOST:PORT or https://HOST; see registry.uri"
         )
+
+    @classmethod
+    def _local(cls, database: Path, workspace: Path, artifacts: str | None) -> "Registry":
+        bucket = None
+        root = database.parent / "artifacts"
+        if artifacts is not None and artifacts.startswith(_S3):
+            bucket = artifacts.rstrip("/")
+        elif artifacts is not None and "://" in artifacts:
+            raise RegistryError(f"artifacts {artifacts}: expected a folder or s3://BUCKET/PREFIX; see WIDEN_ARTIFACTS")
+        elif artifacts is not None:
+            root = workspace / artifacts
+        return cls(f"{_SQLITE}{database}", root, bucket)
 
     @property
     def database(self) -> Path | None:
@@ -114,15 +127,24 @@ def asking(registry: Registry, create: bool = False) -> Iterator["MlflowClient"]
     elif not registry.database.exists():
         raise NotRegistered(f"registry {registry.uri}: nothing has been registered there yet")
     client_type = _import_client()
+    try:
+        yield client_type(tracking_uri=registry.uri, registry_uri=registry.uri)
+    except ModuleNotFoundError as error:
+        if error.name not in ("boto3", "botocore"):
+            raise
+        raise RegistryError(f"{error.name} is not installed; artifacts on S3 need: pip install 'widen[s3]'") from error
+    except _faults() as error:
+        if registry.database is None:
+            probe(registry.uri)
+        raise RegistryError(f"registry {registry.uri}: {storage_fault(error, registry.bucket)}") from error
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What MLflow, its database and its storage raise; asked for when something was raised, once all are imported."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    try:
-        yield client_type(tracking_uri=registry.uri, registry_uri=registry.uri)
-    except (MlflowException, SQLAlchemyError) as error:
-        if registry.database is None:
-            probe(registry.uri)
-        raise RegistryError(f"registry {registry.uri}: {error}") from error
+    return (MlflowException, SQLAlchemyError, *storage_errors())
 
 
 def _import_client() -> "type[MlflowClient]":

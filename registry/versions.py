@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from registry.checkpoint import local_path
 from registry.decision import Decision
 from registry.errors import NotRegistered, RegistryError
 from registry.lineage import Lineage
@@ -26,6 +27,8 @@ HISTORY = ".history"
 
 # Version tags. Inputs are tagged under INPUT + their name.
 MERGED, DECISION, VERDICT = "merged_digest", "decision_digest", "verdict"
+# Of one whose weights were freed: since when and how many bytes. Of one that got them back: since when.
+FREED, RESTORED = "freed", "restored"
 # Given when it is promoted: the digest of the history's entry, and of an override the reason and who answers for it.
 ENTRY, OVERRIDE, OVERRIDE_BY = "history_entry", "override", "override_by"
 # Of `registry.attest`: root digest of the files, fingerprint of the signing key or "none", sha256 of the statement.
@@ -51,6 +54,12 @@ class Version:
     def tag(self, key: str) -> str | None:
         """The tag's value, or None."""
         return dict(self.tags).get(key)
+
+    @property
+    def freed(self) -> str | None:
+        """Since when it has no weights any more, or is about to lose them, and what gives them back; None: it has."""
+        held = self.tag(FREED)
+        return None if held is None else f"its weights were freed ({held}); widen restore {self.name}/{self.version}"
 
 
 @dataclass(frozen=True)
@@ -153,17 +162,21 @@ def read_lineage(registry: Registry, reference: str) -> Recorded:
 
     Raises NotRegistered as `resolve` does, and RegistryError when the record is gone or is not the one registered.
     """
-    with asking(registry) as client:
-        resolved = _resolve(client, registry, reference)
-        text = _artifact(registry, resolved.version.run_id, LINEAGE)
-    lineage, found = Lineage.from_json(text), sha256(text)
-    expected = resolved.version.tag(LINEAGE_DIGEST)
+    resolved = resolve(registry, reference)
+    return Recorded(lineage_of(registry, resolved.version), resolved.version, resolved.chosen)
+
+
+def lineage_of(registry: Registry, version: Version) -> Lineage:
+    """The lineage that `version` was registered with; RegistryError when it is gone or is not the one registered."""
+    with asking(registry):
+        text = _artifact(registry, version.run_id, LINEAGE)
+    found, expected = sha256(text), version.tag(LINEAGE_DIGEST)
     if found != expected:
         raise RegistryError(
-            f"{resolved.version.uri}: its lineage is {found}, {expected} was registered; "
+            f"{version.uri}: its lineage is {found}, {expected} was registered; "
             "the record was changed after registration: do not rely on it"
         )
-    return Recorded(lineage, resolved.version, resolved.chosen)
+    return Lineage.from_json(text)
 
 
 def read_decision(registry: Registry, version: Version) -> Decision:
@@ -183,10 +196,10 @@ def read_decision(registry: Registry, version: Version) -> Decision:
 
 
 def with_tag(registry: Registry, name: str, key: str, value: str) -> Version | None:
-    """The latest version of `name` whose tag `key` is `value`, or None."""
+    """The latest version of `name` whose tag `key` is `value`, one that has its weights if there is one, or None."""
     with asking(registry) as client:
-        held = client.search_model_versions(f"name = '{name}' and tags.{key} = '{value}'")
-    return max((to_version(one) for one in held), key=lambda version: version.version, default=None)
+        held = [to_version(one) for one in client.search_model_versions(f"name = '{name}' and tags.{key} = '{value}'")]
+    return max(held, key=lambda version: (version.freed is None, version.version), default=None)
 
 
 def _artifact(registry: Registry, run_id: str, path: str) -> str:
@@ -212,23 +225,55 @@ def registered_as(registry: Registry, digests: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def known_digests(registry: Registry) -> frozenset[str]:
+    """The digests of every registered merge and of its inputs, of all models: whose scores may be asked for again."""
+    found, token = set[str](), None
+    with asking(registry) as client:
+        while True:
+            page = client.search_model_versions(max_results=1000, page_token=token)
+            for version in page:
+                found |= {value for key, value in version.tags.items() if key == MERGED or key.startswith(INPUT)}
+            token = page.token
+            if not token:
+                return frozenset(found)
+
+
 def read_artifact(registry: Registry, version: Version, path: str) -> str:
     """A text file among the artifacts of a version's run. Raises RegistryError when it is not there."""
     with asking(registry):
         return _artifact(registry, version.run_id, path)
 
 
+def held_folder(registry: Registry, reference: str) -> Path | None:
+    """The registry's own folder with the checkpoint that `reference` means; None when its files are not on this disk.
+
+    Never write into it: it is the registered model itself. Raises RegistryError when its weights were freed.
+    """
+    location = _location(registry, reference)
+    folder = local_path(location) if registry.database is not None else None
+    if folder is not None and not folder.is_dir():
+        raise RegistryError(f"{reference}: its files are gone from {folder}; widen restore makes them again")
+    return folder
+
+
 def download(registry: Registry, reference: str, destination: Path | None = None) -> Path:
     """The folder with the checkpoint that `reference` means: the registry's own when local, else a downloaded copy.
 
-    Never write into the folder of a local registry: it is the registered model itself.
+    Never write into the folder of a local registry: it is the registered model itself. Raises RegistryError when its
+    weights were freed.
     """
     from mlflow.artifacts import download_artifacts
 
+    location = _location(registry, reference)
+    with asking(registry):
+        target = None if destination is None else str(destination)
+        return Path(download_artifacts(location, dst_path=target, tracking_uri=registry.uri))
+
+
+def _location(registry: Registry, reference: str) -> str:
     with asking(registry) as client:
         version = _resolve(client, registry, reference).version
+        if version.freed is not None:
+            raise RegistryError(f"{version.uri}: {version.freed} puts them back")
         # Not by version.uri: that is looked up in whatever store the process last chose, and leaves a file behind.
-        location = client.get_model_version_download_uri(version.name, str(version.version))
-        target = None if destination is None else str(destination)
-        found = download_artifacts(location, dst_path=target, tracking_uri=registry.uri)
-    return Path(found)
+        return str(client.get_model_version_download_uri(version.name, str(version.version)))

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from registry.reference import Incumbent, incumbent
 from registry.store import Registry
-from registry.versions import download
+from registry.versions import download, held_folder
 from tasks.register import is_unreachable
 from widen import Manifest
 from widen.errors import InputsRefused
@@ -32,9 +32,8 @@ def fetch_champion(registry: Registry, found: Incumbent, folder: Path) -> Path:
     Raises InputsRefused when it is not the model that was registered: its scores would be kept under that one's digest.
     """
     reference = f"{found.version.name}/{found.version.version}"
-    if registry.database is not None:
-        checkpoint = download(registry, reference)
-    else:
+    checkpoint = held_folder(registry, reference)
+    if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         checkpoint = download(registry, reference, folder)

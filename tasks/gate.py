@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from registry.errors import GateError
+from registry.errors import ChampionMoved, GateError
 from registry.gate import Clause, decide
 from registry.scorecard import Scorecard
 from widen.staging import write_atomically
@@ -39,7 +39,7 @@ def gate(
 def _read_champion(name: str, digest: str, scorecards: Mapping[str, Path]) -> Scorecard:
     card = _read(name, scorecards)
     if card.digest != digest:
-        raise GateError(f"the champion is now {digest}, the scores are of {card.digest}; evaluate it again")
+        raise ChampionMoved(f"the champion is now {digest}, the scores are of {card.digest}; evaluate it again")
     return card
 
 

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from registry.errors import GateError
 from registry.scorecard import Scorecard
+from widen.trimming import DAY, Leftover, files
 
 
 def at_hand(kept: Path) -> Scorecard | None:
@@ -50,6 +51,15 @@ def publish(model: str, kept: Sequence[Path], out: Path) -> Scorecard:
     staged.write_text(card.to_json(), encoding="utf8")
     staged.replace(out)
     return card
+
+
+def unreferenced(folder: Path, digests: Container[str], days: float, now: float) -> Iterator[Leftover]:
+    """Kept scores, older than `days`, of models whose digest is not among `digests`, and damaged ones; reads only."""
+    old = [path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_mtime < now - days * DAY]
+    cards = {path: at_hand(path) for path in old}
+    paths = [path for path, card in cards.items() if card is None or card.digest not in digests]
+    if paths:
+        yield files(f"{len(paths)} scorecards of models that no version and no input refers to", paths)
 
 
 def _plain(value: Any) -> Any:

@@ -8,9 +8,11 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.artifacts import key_of
 from tasks.fetch import Fetched
+from tasks.flow_progress import flow_progress
 from widen import Checkpoint, Resources, inspect
-from widen.progress import progress_on
+from widen.progress import Together, progress_on
 from widen.staging import write_atomically
 
 
@@ -18,18 +20,20 @@ from widen.staging import write_atomically
 def measure(sources: Sequence[Fetched], allow_config: Sequence[str], device: str, cache: Path, out: Path) -> Path:
     """Measure the models in `sources`, the base first, and write `out`: inputs with digests, summaries, problems.
 
-    What was measured before, under the same digests, comes from `cache`. Raises InputsRefused for a checkpoint that
-    cannot be read safely; everything else that is wrong is written down for the validation.
+    The folder of `out` bears the recipe's name. What was measured before, under the same digests, comes from `cache`.
+    Raises InputsRefused for a checkpoint that cannot be read safely; everything else that is wrong is written down for
+    the validation.
     """
     base, *models = (Checkpoint.open(source.folder, source.name) for source in sources)
-    found = inspect(
-        base,
-        models,
-        allow_config=allow_config,
-        file_digests=True,
-        resources=Resources(device, cache=cache),
-        progress=progress_on(),
-    )
+    with flow_progress(key_of(out.parent.name, "measure")) as told:
+        found = inspect(
+            base,
+            models,
+            allow_config=allow_config,
+            file_digests=True,
+            resources=Resources(device, cache=cache),
+            progress=Together(progress_on(), told),
+        )
     content = {
         "inputs": [asdict(one) for one in found.inputs],
         "models": [summary.to_json() for summary in found.summaries],

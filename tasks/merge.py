@@ -6,11 +6,13 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.artifacts import key_of
 from tasks.fetch import Fetched
+from tasks.flow_progress import flow_progress
 from widen import Checkpoint, Resources, Settings
 from widen import merge as merge_checkpoints
 from widen.manifest import Recipe
-from widen.progress import progress_on
+from widen.progress import Together, progress_on
 
 
 @task(name="merge", cache_policy=NO_CACHE)
@@ -29,8 +31,9 @@ def merge(
     neither inputs nor settings changed. Raises InputsRefused, OutputExists and EnvironmentFault as `widen.merge` does.
     """
     base, *models = (Checkpoint.open(source.folder, source.name) for source in sources)
-    merge_checkpoints(
-        base, models, out, settings, recipe=recipe, any_settings=True, allow_config=allow_config,
-        file_digests=True, resources=Resources(device, cache=cache), progress=progress_on(),
-    )  # fmt: skip
+    with flow_progress(key_of(recipe.name, "merge")) as told:
+        merge_checkpoints(
+            base, models, out, settings, recipe=recipe, any_settings=True, allow_config=allow_config,
+            file_digests=True, resources=Resources(device, cache=cache), progress=Together(progress_on(), told),
+        )  # fmt: skip
     return out

@@ -7,6 +7,7 @@ from registry.errors import NotVerified
 from registry.lineage import Input
 from tasks.fetch import Source, fetch
 from tasks.revision import address
+from tasks.sources import is_url
 from widen import Checkpoint, Manifest, Resources, Settings
 from widen import merge as merge_checkpoints
 from widen.contents import Contents
@@ -25,6 +26,9 @@ def fetch_recorded(entry: Input, place: str | None, workspace: Path, scratch: Pa
     EnvironmentFault and RecipeError as a fetch does.
     """
     source = entry.source
+    if source.repo is None and is_url(place or source.path):
+        # A storage keeps no versions: what lies there now is compared with what was recorded.
+        return fetch(Source(entry.name, place or source.path), scratch).folder
     if source.repo is None:
         folder = (workspace / (place or source.path)).resolve()
         if not folder.is_dir():
@@ -47,7 +51,8 @@ def check_input(entry: Input, merged: MergedInput | None, folder: Path) -> str:
         found = hash_file(path).sha256 if path.is_file() else "no file"
         if found != expected:
             told = f"input {entry.name}: {name}: expected SHA-256 {expected}, found {found}"
-            raise NotVerified(told + _changed_tensor(merged, folder))
+            kept = f"; {entry.source.path} keeps no versions" if is_url(entry.source.path) else ""
+            raise NotVerified(told + kept + _changed_tensor(merged, folder))
     return f"{entry.name} {len(entry.files)} files"
 
 
@@ -94,8 +99,22 @@ def compare_merges(registered: Manifest, checkpoint: Path, again: Manifest, out:
         )
     if told := first_difference(out, checkpoint, progress_on()):
         raise NotVerified(f"the registered checkpoint is not its own merge: {told}")
+    _require_same_files(registered, again)
+    return f"{len(registered.tensors)} tensors merged again, the same SHA-256 each"
+
+
+def compare_recorded(registered: Manifest, again: Manifest) -> str:
+    """As `compare_merges` where the registered files are gone: with their digests alone."""
+    if changed := changed_tensors(registered, again.tensors):
+        raise NotVerified(
+            f"{len(changed)} of {len(registered.tensors)} tensors have another digest than recorded, first {changed[0]}"
+        )
+    _require_same_files(registered, again)
+    return f"{len(registered.tensors)} tensors merged again, each with the SHA-256 that was recorded"
+
+
+def _require_same_files(registered: Manifest, again: Manifest) -> None:
     others = {name: one for name, one in registered.files.items() if one != again.files.get(name)}
     if others or set(registered.files) != set(again.files):
         names = sorted({*others, *(set(registered.files) ^ set(again.files))})
         raise NotVerified(f"tensors are equal, other bytes of these files are not: {', '.join(names)}")
-    return f"{len(registered.tensors)} tensors merged again, the same SHA-256 each"

@@ -1,7 +1,6 @@
 """The report as a task: what a run recorded becomes the version's page, logged with it and told on the flow's page."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from registry.decision import Decision
 from registry.errors import RegistryError
-from registry.history import read_history
-from registry.lineage import MANIFEST, read_manifest
-from registry.pages import publish, standing
+from registry.history import History, read_history
+from registry.lineage import MANIFEST, Lineage, read_manifest
+from registry.pages import publish, served, standing
 from registry.report import (
     ModelChange,
     Report,
@@ -24,14 +23,16 @@ from registry.report import (
     build,
     render,
     reuse_of,
-    summarise,
 )
 from registry.retelling import events, override_of, retell
 from registry.scorecard import Scorecard
 from registry.store import Registry
 from registry.versions import read_lineage
+from tasks.artifacts import key_of, tell_link, tell_markdown, tell_table, within_flow
 from tasks.fetch import Fetched
 from tasks.register import is_unreachable
+from tasks.run_story import tell
+from tasks.run_tables import clause_rows, score_rows
 from widen import Checkpoint, Resources, Settings, influence
 from widen.staging import write_atomically
 from widen.summary import ModelSummary
@@ -74,7 +75,8 @@ def report(
     write_atomically(out, render(told).encode())
     if history.champion is not None and history.champion.to_version == version:
         retell(registry, history, [history.champion.from_version])
-    _tell_flow(registry, told, out)
+    if within_flow():
+        _tell_flow(registry, told, _before(registry, history, version), out)
     return out
 
 
@@ -111,19 +113,40 @@ def _standings(
     )
 
 
-def _tell_flow(registry: Registry, drawn: Report, page: Path) -> None:
-    """Leave verdict, scores and a link on the flow run's page; without a flow there is none."""
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact
-    from prefect.runtime import flow_run
+def _tell_flow(registry: Registry, drawn: Report, before: tuple[int, Lineage | None] | None, page: Path) -> None:
+    """Leave the run's story on the flow run's page: tables of scores and clauses, what moved, where to look."""
+    recipe, title = drawn.lineage.recipe, f"{drawn.name} version {drawn.version}"
+    link = served(registry, drawn)
+    tell_table(key_of(recipe, "scores"), score_rows(drawn), f"Scores of {title}, with one-sided bounds")
+    tell_table(key_of(recipe, "gate"), clause_rows(drawn.decision), f"{drawn.decision.verdict}: {title}")
+    tell_markdown(
+        key_of(recipe, "verdict"),
+        tell(drawn, before, _places(drawn, page, link)),
+        f"Verdict, scores and inputs of {title}",
+    )
+    tell_link(key_of(recipe, "report"), link or page.resolve().as_uri(), f"Report of {title}")
 
-    if flow_run.get_id() is None:
-        return
-    key = re.sub(r"[^a-z0-9]+", "-", drawn.name.lower()).strip("-") or "model"
-    title = f"{drawn.name} version {drawn.version}"
-    create_markdown_artifact(summarise(drawn), key=f"{key}-verdict", description=f"Verdict and scores of {title}")
-    served = f"{registry.uri}/#/models/{drawn.name}/versions/{drawn.version}"
-    link = page.resolve().as_uri() if registry.database is not None else served
-    create_link_artifact(link, link_text=f"Report of {title}", key=f"{key}-report", description=f"Report of {title}")
+
+def _places(drawn: Report, page: Path, link: str | None) -> list[tuple[str, str]]:
+    name = f"{drawn.name}/{drawn.version}"
+    found = [("report", f"`{page}`, or `widen report {name}`")]
+    if link is not None:
+        found.append(("registry", f"[{name}]({link})"))
+    if not drawn.decision.passed and drawn.override is None:
+        found.append(("promote it on your own word", f"`widen promote {name} --override 'WHY'`"))
+    return found
+
+
+def _before(registry: Registry, history: History, version: int) -> tuple[int, Lineage | None] | None:
+    """The champion that `version` followed, or is held against, with its lineage where that can still be read."""
+    last = history.champion
+    number = None if last is None else (last.from_version if last.to_version == version else last.to_version)
+    if number is None:
+        return None
+    try:
+        return number, read_lineage(registry, f"{history.name}/{number}").lineage
+    except RegistryError:
+        return number, None
 
 
 def _text(path: Path) -> str:

@@ -16,8 +16,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.artifacts import key_of, tell_table
 from tasks.data_docs import offline_page
 from tasks.delta_rows import COLUMNS, NETWORK, Bands, Row, delta_rows
+from tasks.run_tables import validation_rows, validation_words
 from widen.checks import Problem
 from widen.errors import InputsRefused
 from widen.staging import write_atomically
@@ -63,8 +65,9 @@ def validate(
     changes far off their neighbours' only warn. Raises RecipeError, and writes nothing, for a model without a band.
     """
     asked = _asked(models, problems, bands, direction_change_max)
-    if _passed_before(out, asked):
+    if (passed := _passed_before(out, asked)) is not None:
         log.info("validation: nothing changed since it passed, %s stands", out / "validation.json")
+        _tell_flow(out, passed)
         return out / "validation.json"
     rows = delta_rows(models, problems, bands)
     parameters = {"rows": max(1, len(rows)), "direction_change_max": direction_change_max}
@@ -82,6 +85,7 @@ def validate(
     }
     result = ValidationResult(not refused, tuple(refused), tuple(warned), _sha256(content))
     _write(out, content, result, offline_page(page, refused, warned, networks))
+    _tell_flow(out, content)
     if refused:
         more = [f"... and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
         raise InputsRefused("\n".join([*refused[:SHOWN], *more, f"see {out / 'validation' / 'index.html'}"]))
@@ -102,13 +106,18 @@ def _asked(
     return _sha256(figures)
 
 
-def _passed_before(out: Path, asked: str) -> bool:
+def _passed_before(out: Path, asked: str) -> dict[str, Any] | None:
     try:
         held = json.loads((out / "validation.json").read_text(encoding="utf8"))
     except (OSError, ValueError):
-        return False
+        return None
     same = isinstance(held, dict) and held.get("asked") == asked and held.get("success") is True
-    return same and (out / "validation" / "index.html").is_file()
+    return held if same and (out / "validation" / "index.html").is_file() else None
+
+
+def _tell_flow(out: Path, content: Mapping[str, Any]) -> None:
+    """Leave the figures on the flow run's page."""
+    tell_table(key_of(out.name, "validation"), validation_rows(content), validation_words(content))
 
 
 def _figures(row: Row) -> dict[str, Any]:

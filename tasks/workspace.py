@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from widen.errors import EnvironmentFault, RecipeError
 
@@ -114,9 +115,64 @@ def commit(folder: Path, paths: Sequence[str], message: str) -> bool:
     return True
 
 
-def run_git(folder: Path, *arguments: str, timeout: float | None = None) -> str:
-    """The output of a git command in `folder`, stripped; `EnvironmentFault` with git's own words where it fails."""
-    return _run(["git", *arguments], folder, _environment(), timeout)
+def commit_on_branch(folder: Path, branch: str, paths: Sequence[str], message: str) -> str:
+    """Commit `paths` of the work tree on `branch`; the new commit, or the tip where they hold nothing new.
+
+    A new branch starts at HEAD. HEAD, the index and the work tree stay as they are, unless `branch` is the one checked
+    out: then this is `commit`. Raises `EnvironmentFault` in git's words, also for a branch that moved meanwhile.
+    """
+    ref = f"refs/heads/{branch}"
+    if run_git(folder, "symbolic-ref", "--quiet", "HEAD", allowed=(0, 1)) == ref:
+        commit(folder, paths, message)
+        return run_git(folder, "rev-parse", "HEAD")
+    tip = run_git(folder, "rev-parse", "--verify", "--quiet", ref, allowed=(0, 1))
+    parent = tip or run_git(folder, "rev-parse", "HEAD")
+    with temporary_folder(folder) as aside:
+        index = aside / "index"
+        run_git(folder, "read-tree", parent, index=index)
+        run_git(folder, "update-index", "--add", "--remove", "--", *paths, index=index)
+        tree = run_git(folder, "write-tree", index=index)
+    new = parent
+    if tree != run_git(folder, "rev-parse", f"{parent}^{{tree}}"):
+        new = run_git(folder, *_identity(folder), "commit-tree", "-p", parent, "-m", message, tree)
+    if new != tip:
+        run_git(folder, "update-ref", "-m", message.splitlines()[0], ref, new, tip or "0" * len(parent))
+    return new
+
+
+def note(folder: Path, commit_id: str, text: str) -> None:
+    """Say `text` of a commit in refs/notes/widen (`git log --notes=widen`), in the place of what was said of it."""
+    run_git(
+        folder, *_identity(folder), "notes", "--ref=widen", "add", "--force", "--file=-", commit_id, text=text.encode()
+    )
+
+
+def run_git(
+    folder: Path,
+    *arguments: str,
+    timeout: float | None = None,
+    index: Path | None = None,
+    text: bytes | None = None,
+    allowed: Sequence[int] = (0,),
+) -> str:
+    """The output of a git command in `folder`, stripped; `EnvironmentFault` with git's own words where it fails.
+
+    timeout: seconds. index: in the place of the repository's own. text: the input. allowed: exit codes that answer.
+    """
+    return _decoded(git_bytes(folder, *arguments, timeout=timeout, index=index, text=text, allowed=allowed)).strip()
+
+
+def git_bytes(
+    folder: Path,
+    *arguments: str,
+    timeout: float | None = None,
+    index: Path | None = None,
+    text: bytes | None = None,
+    allowed: Sequence[int] = (0,),
+) -> bytes:
+    """`run_git` for output that is no text."""
+    environment = _environment() | ({} if index is None else {"GIT_INDEX_FILE": str(index)})
+    return _run(["git", *arguments], folder, environment, timeout, text, allowed)
 
 
 def run_dvc(folder: Path, *arguments: str, temporary: Path | None = None) -> str:
@@ -128,27 +184,32 @@ def run_dvc(folder: Path, *arguments: str, temporary: Path | None = None) -> str
     environment = _environment() | {"DVC_SITE_CACHE_DIR": str(dvc_state_folder(folder)), "DVC_NO_ANALYTICS": "1"}
     if temporary is not None:
         environment["TMPDIR"] = str(temporary)
-    return _run([sys.executable, "-m", "dvc", *arguments], folder, environment, None)
+    return _decoded(_run([sys.executable, "-m", "dvc", *arguments], folder, environment)).strip()
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str], timeout: float | None) -> str:
+def _run(
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    timeout: float | None = None,
+    text: bytes | None = None,
+    allowed: Sequence[int] = (0,),
+) -> bytes:
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if text is None else {"input": text}
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            timeout=timeout,
-            text=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-        )
+        done = subprocess.run(command, cwd=folder, env=environment, timeout=timeout, capture_output=True, **given)
     except FileNotFoundError as missing:
         raise EnvironmentFault(f"cannot run {missing.filename}: {missing.strerror}; install {command[0]}") from None
     except subprocess.TimeoutExpired:
         raise EnvironmentFault(f"`{_spoken(command)}` gave no answer within {timeout:.0f} s") from None
-    if done.returncode != 0:
-        raise EnvironmentFault(f"`{_spoken(command)}` failed in {folder}: {_last_words(done.stderr or done.stdout)}")
-    return done.stdout.strip()
+    if done.returncode not in allowed:
+        told = _last_words((done.stderr or done.stdout).decode("utf-8", "replace"))
+        raise EnvironmentFault(f"`{_spoken(command)}` failed in {folder}: {told}")
+    return bytes(done.stdout)
+
+
+def _decoded(output: bytes) -> str:
+    return output.decode("utf-8", "backslashreplace")
 
 
 def _environment() -> dict[str, str]:

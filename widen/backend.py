@@ -59,6 +59,11 @@ def require_device(device: str) -> None:
         )
 
 
+def uses_cuda(device: str) -> bool:
+    """Whether work for `device` goes to a CUDA device on this machine, as far as its files tell."""
+    return device == "cuda" or (device == "auto" and _has_nvidia_device())
+
+
 def open_backend(
     device: str = "auto", threads: int | None = None, memory: int | None = None, progress: Progress = silent
 ) -> Backend:

@@ -13,6 +13,7 @@ from widen.errors import InputsRefused
 
 PIECE = 1 << 20
 SETTLED_NS = 2_000_000_000
+DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ class Remembered:
         if self._folder is None:
             return None
         try:
-            content = json.loads(self._entry(path).read_text())
+            entry = self._entry(path)
+            content = json.loads(entry.read_text())
+            _touch_daily(entry)
             return str(content["text"]) if Fingerprint(**content["fingerprint"]) == fingerprint else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -98,6 +101,12 @@ class Remembered:
     def _entry(self, path: Path) -> Path:
         assert self._folder is not None
         return self._folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json"
+
+
+def _touch_daily(entry: Path) -> None:
+    """An entry's own time says when it was used last, to the day: what nobody uses is removed by it."""
+    if time.time() - entry.stat().st_mtime > DAY:
+        os.utime(entry)
 
 
 class DigestCache:

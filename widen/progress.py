@@ -1,9 +1,12 @@
-"""Progress of the heavy passes: a bar on a terminal, plain lines elsewhere, nothing for a caller who asks for none."""
+"""Progress of the heavy passes: a bar on a terminal, plain lines elsewhere, nothing for a caller who asks for none.
+
+Whoever wants to hear more is a further listener, told beside the first by `Together`.
+"""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol, TextIO
 
 LINE_EVERY_S = 5.0
@@ -71,6 +74,30 @@ class Bar(Plain):
 
             def advance(count: int) -> None:
                 bar.update(count)
+
+            yield advance
+
+
+class Together:
+    """Tells every one of `listeners` the same, in their order."""
+
+    def __init__(self, *listeners: Progress) -> None:
+        self._listeners = listeners
+
+    def note(self, text: str) -> None:
+        """The same line to each."""
+        for listener in self._listeners:
+            listener.note(text)
+
+    @contextmanager
+    def stage(self, label: str, total: int) -> Iterator[Advance]:
+        """The same stage to each."""
+        with ExitStack() as stages:
+            heard = [stages.enter_context(listener.stage(label, total)) for listener in self._listeners]
+
+            def advance(count: int) -> None:
+                for tell in heard:
+                    tell(count)
 
             yield advance
 

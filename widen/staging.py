@@ -82,6 +82,28 @@ def discard_interrupted(out: Path) -> None:
         pass
 
 
+def is_dead(folder: Path) -> bool:
+    """Whether nobody holds the staging or scratch folder `folder`; also where it has no lock. Changes nothing."""
+    lock = _lock_of_dead(folder)
+    if lock is not None:
+        os.close(lock)
+    return lock is not None or not (folder / LOCK_FILE).exists()
+
+
+def remove_dead(folder: Path) -> bool:
+    """Remove what a killed run left at `folder`; False, and nothing done, where a living one holds it."""
+    lock = _lock_of_dead(folder)
+    if lock is not None:
+        _discard(folder, lock)
+    elif (folder / LOCK_FILE).exists():
+        return False
+    elif folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
+    return True
+
+
 @contextmanager
 def _taken_over(parent: Path, prefix: str) -> Iterator[tuple[Path, ...]]:
     """Lock what dead processes left under `prefix`, and remove it when the block ends; Ctrl-C leaves it once more."""

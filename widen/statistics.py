@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ ARITHMETIC = "widen-columns/1"
 """Names the order of the sums and the meaning of the counts; a change of either gets a new name."""
 COUNT_PIECE = 1 << 20
 DATABASE = "measured.sqlite"
+DAY = 86_400
 COMMIT_BYTES = 16 << 20
 """Measurements that a kill may cost; a transaction for each would cost more than measuring."""
 
@@ -56,6 +58,8 @@ class StatisticsStore:
         self._lock = Lock()
         self._origins: Counter[tuple[str, bool]] = Counter()
         self._since_commit = 0
+        self._today = int(time.time()) // DAY
+        self._used: set[str] = set()
 
     def key(self, tensor: TensorPlan, contents: Contents, base: Checkpoint, model: Checkpoint) -> str:
         """One digest of both sides' bytes and types, the tensor's shape and orientation, and the arithmetic."""
@@ -93,6 +97,9 @@ class StatisticsStore:
     def close(self) -> None:
         """Let go of the file."""
         if self._kept is not None:
+            with suppress(sqlite3.DatabaseError):
+                used = [(self._today, key, self._today) for key in sorted(self._used)]
+                self._kept.executemany("UPDATE measured SET used = ? WHERE key = ? AND used < ?", used)
             self._commit()
             self._kept.close()
 
@@ -110,6 +117,7 @@ class StatisticsStore:
             sums = np.frombuffer(found[2], "<f8").reshape(3, tensor.geometry.batch, tensor.geometry.columns)
         except (ValueError, TypeError):
             return None
+        self._used.add(key)
         counts = summary.changed, summary.zeros, summary.largest_change
         return Measured(ColumnSums(sums[0], sums[1], sums[2], *counts), summary, found[1])
 
@@ -124,11 +132,11 @@ class StatisticsStore:
     def _put(self, key: str, measured: Measured, body: bytes) -> None:
         if self._kept is None:
             return
-        row = (key, canonical_json(vars(measured.summary)), measured.digest, body)
+        row = (key, canonical_json(vars(measured.summary)), measured.digest, body, self._today)
         # A cache that cannot be written costs a measurement next time, not this merge.
         with self._lock:
             with suppress(sqlite3.DatabaseError):
-                self._kept.execute("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?)", row)
+                self._kept.execute("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?, ?)", row)
             self._since_commit += len(body)
             if self._since_commit >= COMMIT_BYTES:
                 self._commit()
@@ -156,6 +164,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         "PRAGMA cache_size = -4000",
     ):
         database.execute(statement)
+    if "used" not in {column[1] for column in database.execute("PRAGMA table_info(measured)")}:
+        # The day of the last use, in days since 1970; entries of before it was kept count as used today.
+        with suppress(sqlite3.OperationalError):  # another process added it meanwhile
+            database.execute(f"ALTER TABLE measured ADD COLUMN used INTEGER DEFAULT {int(time.time()) // DAY}")
     return database
 
 

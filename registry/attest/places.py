@@ -11,11 +11,14 @@ _KEPT = "/:@~+,;=!$&'()*"
 
 
 def uri(source: SourceRecord, file: str | None = None) -> str:
-    """`git+REPOSITORY@COMMIT#PATH`, as SPDX writes a place under version control, or `file:PATH` of a local folder.
+    """`git+REPOSITORY@COMMIT#PATH`, as SPDX writes a place under version control, or `file:PATH` of a local folder, a
+    storage's own URL.
 
     With `file`, that file's own. A relative address stays one: it is meant from the workspace.
     """
     path = "/".join(part for part in (source.path.strip("/"), file) if part and part != ".")
+    if source.repo is None and "://" in source.path:
+        return quote(source.path.rstrip("/") + (f"/{file}" if file else ""), _KEPT + "%")
     if source.repo is None:
         start = "//" if source.path.startswith("/") else ""
         return f"file:{start}{'/' if start else ''}{quote(path, _KEPT)}"

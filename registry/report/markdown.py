@@ -27,9 +27,9 @@ def describe(report: Report, links: str = "") -> str:
     return text
 
 
-def summarise(report: Report) -> str:
-    """Verdict and scores alone."""
-    return f"{_head(report)}\n\n{_scores(report)}\n\n{_clauses(report)}"
+def summarise(report: Report, told: str = "") -> str:
+    """Verdict, clauses and scores alone. told: Markdown that goes after the verdict."""
+    return "\n\n".join(part for part in (_head(report), told, _clauses(report), _scores(report)) if part)
 
 
 def describe_model(report: Report) -> str:

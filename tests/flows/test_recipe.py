@@ -156,6 +156,21 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
         recipe.merge.parameters.t = 2.0  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("rev", ["v*", "tagger-v*", ">=1.2,<2", ">=1.2, <2", "tagger-v>=1,<2", "1234abcd"])
+def test_a_revision_may_be_a_pattern_or_a_range(rev: str, tmp_path: Path) -> None:
+    recipe = load(tmp_path, WHOLE.replace("tagger, rev: v1", f"tagger, rev: '{rev}'"))
+    assert recipe.inputs["tagger"].rev == rev
+
+
+def test_a_source_may_lie_in_a_storage(tmp_path: Path) -> None:
+    recipe = load(
+        tmp_path, WHOLE.replace("{repo: ../hub, path: checkpoints/base, rev: v1}", "{path: s3://models/base}")
+    )
+    assert recipe.inputs["base"].place == {"path": "s3://models/base", "repo": None, "rev": None}
+    leaking = WHOLE.replace("{repo: ../hub, path: checkpoints/base, rev: v1}", "{path: s3://key:hush@models/base}")
+    assert "hush" not in refusal(tmp_path, leaking)
+
+
 def test_missing_section_names_all_that_a_run_would_miss(tmp_path: Path) -> None:
     recipe = load(tmp_path, WHOLE[: WHOLE.index("evaluate:")])
     assert recipe.require("validate").direction_change_max == 0.5
@@ -203,6 +218,14 @@ ROWS = {
     "name": ("name: quickstart\nsources", "name: ../up\nsources", r"1: name: expected a name of letters, digits, .*, found `\.\./up`"),
     "revision of a folder": ("{repo: ../hub, path: checkpoints/base, rev: v1}", "{path: here, rev: v1}", r"3: sources\.base\.rev: a revision needs a `repo`.*"),
     "path out of a repository": ("path: checkpoints/base", "path: ../base", r"3: sources\.base\.path: expected a path inside the repository, found `\.\./base`"),
+    "URL in a repository": ("path: checkpoints/base", "path: s3://models/base", r"3: sources\.base\.path: expected a path inside the repository, found `s3://models/base`"),
+    "storage without a folder": ("{repo: ../hub, path: checkpoints/base, rev: v1}", "{path: s3://models}", r"3: sources\.base\.path: expected s3://PLACE/FOLDER, .*, found `s3://models`"),
+    "storage that lists nothing": ("{repo: ../hub, path: checkpoints/base, rev: v1}", "{path: https://host/model}", r"3: sources\.base\.path: expected a local folder, or a folder in a storage: s3://, .*, found `https://host/model`"),
+    "model in a storage without a folder": ("{model: tagger}", "{model: s3://models}", r"9: merge\.models\[0\]\.model: expected s3://PLACE/FOLDER, .*, found `s3://models`"),
+    "revision of a storage": ("{repo: ../hub, path: checkpoints/base, rev: v1}", "{path: s3://models/base, rev: v1}", r"3: sources\.base\.rev: a revision needs a `repo`.*"),
+    "range of nothing": ("base, rev: v1", "base, rev: '>=1 <2'", r"3: sources\.base\.rev: expected the name of a branch or tag, .*; this range names no versions, found `>=1 <2`"),
+    "range without quotes": ("{repo: ../hub, path: checkpoints/base, rev: v1}", "{repo: ../hub, path: x, rev: v>=1,<2}", r"3: sources\.base\.<2: unknown key `<2`.*"),
+    "pattern of another kind": ("base, rev: v1", "base, rev: 'v[12]'", r"3: sources\.base\.rev: expected the name of a branch or tag, a commit, a pattern of tags .*, found `v\[12\]`"),
     "band": ("[0.001, 0.2]", "[0.2, 0.001]", r"13: validate\.relative_change\.tagger: expected two numbers \[low, high\] with 0 <= low < high, found a list"),
     "band of a stranger": ("indonesian: [0.01, 1.5]", "indonesia: [0.01, 1.5]", r"13: validate\.relative_change\.indonesia: unknown model `indonesia`; the nearest known is `indonesian` .*"),
     "task twice": ("[app_en, bpb_id]", "[app_en, bpb_id, app_en]", r"17: evaluate\.tasks: expected each name once, found a list"),

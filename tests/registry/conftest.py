@@ -204,12 +204,12 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> 
 
 
 @contextmanager
-def mlflow_server(home: Path, store: str, workers: int) -> Iterator[Registry]:
-    """A server in a process group of its own that is ended afterwards."""
+def mlflow_server(home: Path, store: str, workers: int, artifacts: str | None = None) -> Iterator[Registry]:
+    """A server in a process group of its own that is ended afterwards; `artifacts` is where it keeps files."""
     uri = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mlflow", "server", "--workers", str(workers), "--host", "127.0.0.1"]
     command += ["--port", uri.rpartition(":")[2], "--backend-store-uri", store]
-    command += ["--artifacts-destination", str(home / "artifacts")]
+    command += ["--artifacts-destination", artifacts or str(home / "artifacts")]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -192,8 +192,14 @@ def place(repo: str | None, path: str, commit: str | None = "abc") -> SourceReco
         (place("../hub", "m", None), "git+file:../hub@main#m", "../hub/m"),
         (SourceRecord("m", "models/base"), "file:models/base", "models/base"),
         (SourceRecord("m", "/srv/models/base"), "file:///srv/models/base", "/srv/models/base"),
+        (SourceRecord("m", "s3://models/my base/"), "s3://models/my%20base", "s3://models/my base/"),
     ],
 )
 def test_places(source: SourceRecord, uri: str, name: str | None) -> None:
     assert places.uri(source) == uri
     assert name in (None, places.hub_name(source))
+
+
+def test_the_place_of_a_file_of_an_input() -> None:
+    assert places.uri(place("../hub", "a"), "config.json") == "git+file:../hub@abc#a/config.json"
+    assert places.uri(SourceRecord("m", "s3://models/base/"), "config.json") == "s3://models/base/config.json"

@@ -95,12 +95,13 @@ def test_the_flows_page_tells_verdict_scores_and_link(run: Run, monkeypatch: pyt
     monkeypatch.setattr(
         prefect.artifacts, "create_markdown_artifact", lambda markdown, key, **_: told.update({key: markdown})
     )
+    monkeypatch.setattr(prefect.artifacts, "create_table_artifact", lambda table, key, **_: told.update({key: table}))
     monkeypatch.setattr(prefect.artifacts, "create_link_artifact", lambda link, key, **_: told.update({key: link}))
     page = run()
-    assert set(told) == {"quickstart-verdict", "quickstart-report"}
-    assert told["quickstart-verdict"].startswith("✓ PASS: ")
-    assert "0.8000 [" in told["quickstart-verdict"]
-    assert told["quickstart-report"] == page.resolve().as_uri()
+    assert set(told) == {"merge-verdict", "merge-report", "merge-scores", "merge-gate"}
+    assert told["merge-verdict"].startswith("✓ PASS: ")
+    assert "0.8000 [" in told["merge-verdict"]
+    assert told["merge-report"] == page.resolve().as_uri()
 
 
 def test_stations_leave_their_seconds() -> None:

@@ -1,20 +1,20 @@
 """Fetching from real git and DVC repositories."""
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from dataclasses import replace
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from prefect.states import Failed
 
+from tasks.content import content_at
 from tasks.fetch import Fetched, Source, fetch, fetch_task
 from tasks.revision import Unreachable, resolve_revision
 from widen.errors import EnvironmentFault, RecipeError
@@ -74,7 +74,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_a_branch_or_tag_is_resolved_to_its_commit(rev: str | None, plain: Path, workspace: Path, git: Git) -> None:
     git(plain, "tag", "--annotate", "--message", "a tag object", "annotated")
     git(plain, "branch", "feature/main")
-    assert resolve_revision("../plain", rev, workspace) == git(plain, "rev-parse", "HEAD")
+    assert resolve_revision("../plain", rev, workspace).commit == git(plain, "rev-parse", "HEAD")
 
 
 def test_commits_are_resolved_in_full_and_in_short_also_when_no_branch_ends_there(
@@ -83,8 +83,8 @@ def test_commits_are_resolved_in_full_and_in_short_also_when_no_branch_ends_ther
     first = git(plain, "rev-parse", "HEAD")
     git(plain, "tag", "--delete", "v1")
     git(plain, "commit", "--quiet", "--allow-empty", "-m", "second")
-    assert resolve_revision("../plain", first, workspace) == first
-    assert resolve_revision("../plain", first[:9].upper(), workspace) == first
+    assert resolve_revision("../plain", first, workspace).commit == first
+    assert resolve_revision("../plain", first[:9].upper(), workspace).commit == first
     assert not list((workspace / ".widen").glob("fetch-*"))
 
 
@@ -214,6 +214,67 @@ def test_a_moved_branch_is_followed_and_files_that_it_dropped_are_gone(plain: Pa
     assert git(workspace, "rev-list", "--count", "HEAD") == "3"
 
 
+def test_the_newest_tag_of_a_pattern_is_fetched_and_named(plain: Path, workspace: Path, git: Git) -> None:
+    source = Source("plain", ".", "../plain", "v*")
+    assert fetch(source, workspace).rev == "v1"
+    (plain / WEIGHTS).write_bytes(b"weights, second release")
+    git(plain, "commit", "--quiet", "--all", "-m", "second")
+    git(plain, "tag", "v2")
+    second = fetch(source, workspace)
+    assert (second.rev, second.commit) == ("v2", git(plain, "rev-parse", "v2"))
+    assert (second.folder / WEIGHTS).read_bytes() == b"weights, second release"
+    assert second.upstream == content_at("../plain", ".", str(second.commit), workspace)
+    assert "at v*: commit" in git(workspace, "log", "-1", "--format=%b")
+
+
+def test_what_has_the_same_content_stays_at_its_commit(
+    plain: Path, workspace: Path, git: Git, commands: list[list[str]]
+) -> None:
+    source = Source("plain", ".", "../plain", "main")
+    first = fetch(source, workspace)
+    tip = git(workspace, "rev-parse", "HEAD")
+    (plain / "README.md").write_text("new")
+    git(plain, "add", ".")
+    git(plain, "commit", "--quiet", "-m", "a README")
+    commands.clear()
+    assert fetch(source, workspace) == first
+    assert git(workspace, "rev-parse", "HEAD") == tip
+    assert not [command for command in commands if "dvc" in command]
+    there = git(plain, "rev-parse", "HEAD")
+    exactly = fetch(Source("plain", ".", "../plain", "main", commit=there), workspace)
+    assert (exactly.rev, exactly.commit, exactly.upstream) == ("main", there, first.upstream)
+    assert fetch(Source("plain", ".", "../plain", first.commit), workspace).commit == first.commit
+
+
+@pytest.mark.slow
+def test_what_was_rewritten_is_fetched_where_it_is_now(plain: Path, workspace: Path, git: Git) -> None:
+    source = Source("plain", ".", "../plain", "main")
+    first = fetch(source, workspace)
+    git(plain, "commit", "--quiet", "--amend", "-m", "rewritten")
+    found = fetch(source, workspace)
+    assert found.commit == git(plain, "rev-parse", "HEAD") != first.commit
+    assert found.upstream == first.upstream
+    assert fetch(source, workspace) == found
+
+
+def test_a_commit_is_fetched_whatever_its_branch_says_and_unrecorded_if_asked(
+    plain: Path, workspace: Path, git: Git
+) -> None:
+    tip, commit = git(workspace, "rev-parse", "HEAD"), git(plain, "rev-parse", "HEAD")
+    git(plain, "commit", "--quiet", "--allow-empty", "-m", "second")
+    source = Source("plain", ".", "../plain", "main", commit=commit)
+    found = fetch(source, workspace, record=False)
+    assert (found.rev, found.commit) == ("main", commit)
+    assert git(workspace, "rev-parse", "HEAD") == tip
+    assert git(workspace, "status", "--short", "--untracked-files=all").split() == [
+        "??", "sources/.gitignore", "??", "sources/plain.dvc",
+    ]  # fmt: skip
+    assert fetch(source, workspace) == found
+    assert git(workspace, "status", "--short") == ""
+    with pytest.raises(RecipeError, match=r"sources\.plain\.commit: expected a full commit, found 'v1'"):
+        fetch(replace(source, commit="v1"), workspace)
+
+
 def test_a_path_that_the_revision_lacks_is_named_and_the_earlier_source_stays(
     fetched: Fetched, tagger: Source, hub: Path, standing: Path, git: Git, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,45 +335,6 @@ def test_two_processes_fetch_into_one_workspace(hub: Path, workspace: Path, git:
 
 
 # Git-LFS
-
-
-@pytest.fixture
-def lfs(plain: Path, git: Git) -> Iterator[ThreadingHTTPServer]:
-    """A git-lfs server; `plain` becomes a repository that keeps its weights there, tagged v1."""
-    content = (plain / WEIGHTS).read_bytes()
-    oid = hashlib.sha256(content).hexdigest()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["objects"]
-            link = f"http://127.0.0.1:{self.server.server_port}/{oid}"  # type: ignore[attr-defined]
-            objects = [{**one, "actions": {"download": {"href": link}}} for one in asked]
-            self.answer(json.dumps({"transfer": "basic", "objects": objects}).encode())
-
-        def do_GET(self) -> None:
-            self.answer(content)
-
-        def answer(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/vnd.git-lfs+json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    (plain / WEIGHTS).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n")
-    (plain / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
-    (plain / ".lfsconfig").write_text(f"[lfs]\n\turl = http://127.0.0.1:{server.server_port}/lfs\n")
-    git(plain, "add", ".")
-    git(plain, "commit", "--quiet", "-m", "weights in git-lfs")
-    git(plain, "tag", "--force", "v1")
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def test_the_root_of_a_git_lfs_repository_arrives_with_its_weights(
@@ -379,6 +401,19 @@ def test_a_versioned_source_needs_a_workspace(tmp_path: Path) -> None:
         ("path", Source("x", "a/../../b", "../hub")),
         ("path", Source("x", "/etc", "../hub")),
         ("path", Source("x", "--force")),
+        ("path", Source("x", "s3://bucket/model", "../hub")),
+        ("path", Source("x", "s3://key:secret@bucket/model")),
+        ("path", Source("x", "s3://secret@bucket/model")),
+        ("path", Source("x", "ssh://me:secret@host/model")),
+        ("path", Source("x", "s3://bucket")),
+        ("path", Source("x", "s3:///model")),
+        ("path", Source("x", "s3://bucket/../other/model")),
+        ("path", Source("x", "s3://bucket/model*")),
+        ("path", Source("x", "azure://box/model?sig=secret")),
+        ("path", Source("x", "https://host/model")),
+        ("path", Source("x", "file:///etc")),
+        ("path", Source("x", "model\n")),
+        ("rev", Source("x", "s3://bucket/model", None, "v1")),
         ("repo", Source("x", "model", "")),
         ("repo", Source("x", "model", "--upload-pack=touch owned")),
         ("repo", Source("x", "model", "ext::sh -c touch% owned")),
@@ -388,7 +423,15 @@ def test_a_versioned_source_needs_a_workspace(tmp_path: Path) -> None:
         ("rev", Source("x", "model", "../hub", "")),
         ("rev", Source("x", "model", "../hub", "--all")),
         ("rev", Source("x", "model", "../hub", "main branch")),
-        ("rev", Source("x", "model", "../hub", "v*")),
+        ("rev", Source("x", "model", "../hub", "v[12]")),
+        ("rev", Source("x", "model", "../hub", "v1\0")),
+        ("rev", Source("x", "model", "../hub", "-v*")),
+        ("rev", Source("x", "model", "../hub", "v *")),
+        ("rev", Source("x", "model", "../hub", ">=")),
+        ("rev", Source("x", "model", "../hub", ">=1 <2")),
+        ("rev", Source("x", "model", "../hub", "-v>=1")),
+        ("rev", Source("x", "model", "../hub", "v*>=1")),
+        ("rev", Source("x", "model", "../hub", ">=1\n,<2")),
         ("rev", Source("x", "model", None, "v1")),
     ],
 )
@@ -406,3 +449,5 @@ def test_usual_addresses_are_not_refused(repo: str) -> None:
     from tasks.fetch import refuse_unsafe
 
     refuse_unsafe(Source("x", ".", repo, "feature/v1.0"))
+    for path in ("s3://bucket/models/chat", "gs://bucket/chat/", "ssh://me@host/models/chat", "../models/chat"):
+        refuse_unsafe(Source("x", path))

@@ -1,13 +1,16 @@
 """Kept scores under the hands of several writers, and damaged ones."""
 
 import json
+import os
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry.scorecard import Document, Scorecard, TaskScores
-from tasks.kept_scores import at_hand, keep, publish
+from tasks.kept_scores import at_hand, keep, publish, unreferenced
 
 
 def card(count: int) -> Scorecard:
@@ -60,3 +63,18 @@ def test_samples_are_plain_json(tmp_path: Path) -> None:
     publish("run", [tmp_path / "kept.jsonl"], tmp_path / "out.json")
     held = json.loads((tmp_path / "out.samples.jsonl").read_text())
     assert held == {"task": "app", "acc": 0.5, "n": 2, "right": True, "named": ["a", "b"], "other": "1j"}
+
+
+def test_scores_of_models_that_nobody_refers_to_go_once_they_are_old(tmp_path: Path) -> None:
+    for name, old in (("wanted", True), ("young", False), ("unwanted", True), ("damaged", True)):
+        path = tmp_path / f"{name}.jsonl"
+        keep(path, replace(card(2), digest=name), samples(2))
+        if name == "damaged":
+            path.write_text("{}\n")
+        if old:
+            os.utime(path, (0, 0))
+    (found,) = unreferenced(tmp_path, {"wanted"}, 30, time.time())
+    assert found.bytes == sum((tmp_path / f"{name}.jsonl").stat().st_size for name in ("unwanted", "damaged"))
+    assert found.remove is not None
+    assert found.remove() == found.bytes
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wanted.jsonl", "young.jsonl"]

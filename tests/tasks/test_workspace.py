@@ -11,7 +11,7 @@ import pytest
 
 from flows.assets import asset, workspace_files
 from flows.hub import make_hub, release
-from tasks.workspace import commit, create_workspace, require_workspace
+from tasks.workspace import commit, commit_on_branch, create_workspace, note, require_workspace
 from widen.errors import EnvironmentFault, OutputExists, RecipeError
 
 pytestmark = pytest.mark.usefixtures("bare_home")
@@ -83,6 +83,77 @@ def test_the_users_own_identity_signs_the_commits(workspace: Path, git: Git) -> 
 def test_a_failing_command_is_a_fault_in_its_own_words(workspace: Path) -> None:
     with pytest.raises(EnvironmentFault, match=r"`git add -- absent.yaml` failed in .*did not match any files"):
         commit(workspace, ["absent.yaml"], "")
+
+
+# Commits beside the branch that is checked out
+
+
+def test_a_branch_gets_a_commit_and_nothing_else_moves(workspace: Path, git: Git) -> None:
+    (workspace / "sources").mkdir()
+    pin, staged = workspace / "sources" / "x.dvc", workspace / "recipes" / "mine.yaml"
+    pin.write_text("first")
+    staged.write_text("name: mine\n")
+    git(workspace, "add", "recipes/mine.yaml")
+    before = [git(workspace, *asked) for asked in (["status", "--short"], ["rev-parse", "HEAD"], ["diff", "--cached"])]
+    first = commit_on_branch(workspace, "follow/mine", ["sources/x.dvc"], "Follow x\n\nto v1")
+    assert git(workspace, "show", "follow/mine:sources/x.dvc") == "first"
+    assert git(workspace, "diff", "--name-only", "HEAD", "follow/mine") == "sources/x.dvc"
+    assert commit_on_branch(workspace, "follow/mine", ["sources/x.dvc"], "again") == first
+    pin.write_text("second")
+    second = commit_on_branch(workspace, "follow/mine", ["sources/x.dvc"], "Follow x")
+    assert git(workspace, "log", "--format=%H", "HEAD..follow/mine").split() == [second, first]
+    pin.unlink()
+    third = commit_on_branch(workspace, "follow/mine", ["sources/x.dvc", "absent.dvc"], "Follow nothing")
+    assert git(workspace, "diff", "--name-only", "HEAD", third) == ""
+    pin.write_text("first")
+    assert before == [
+        git(workspace, *asked) for asked in (["status", "--short"], ["rev-parse", "HEAD"], ["diff", "--cached"])
+    ]
+    assert not list((workspace / ".widen").glob("fetch-*"))
+
+
+def test_a_branch_without_news_stands_where_head_is(workspace: Path, git: Git) -> None:
+    tip = commit_on_branch(workspace, "follow/mine", ["dvc.yaml"], "nothing")
+    assert tip == git(workspace, "rev-parse", "HEAD") == git(workspace, "rev-parse", "follow/mine")
+    with pytest.raises(EnvironmentFault, match=r"follow/a\.\.b"):
+        commit_on_branch(workspace, "follow/a..b", ["dvc.yaml"], "no name of a branch")
+
+
+def test_a_branch_that_is_checked_out_is_committed_to_as_usual(workspace: Path, git: Git) -> None:
+    git(workspace, "checkout", "--quiet", "-b", "follow/mine")
+    (workspace / "dvc.yaml").write_text("stages: {}\n")
+    made = commit_on_branch(workspace, "follow/mine", ["dvc.yaml"], "Change")
+    assert made == git(workspace, "rev-parse", "HEAD")
+    assert git(workspace, "status", "--short") == ""
+
+
+def test_a_branch_that_moved_meanwhile_is_left_there(
+    workspace: Path, git: Git, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "dvc.yaml").write_text("stages: {}\n")
+    first = commit_on_branch(workspace, "follow/mine", ["dvc.yaml"], "Change")
+    other = git(workspace, "commit-tree", "-p", first, "-m", "somebody else", f"{first}^{{tree}}")
+    run = subprocess.run
+
+    def overtaken(command, **options):  # type: ignore[no-untyped-def]
+        if "write-tree" in command:
+            run(["git", "update-ref", "refs/heads/follow/mine", other], cwd=workspace, check=True)
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", overtaken)
+    (workspace / "dvc.yaml").write_text("stages: {}\nvars: []\n")
+    with pytest.raises(EnvironmentFault, match=rf"but expected {first}"):
+        commit_on_branch(workspace, "follow/mine", ["dvc.yaml"], "Change again")
+    monkeypatch.undo()
+    assert git(workspace, "rev-parse", "follow/mine") == other
+
+
+def test_a_note_says_something_of_a_commit_and_the_last_one_stands(workspace: Path, git: Git) -> None:
+    tip = git(workspace, "rev-parse", "HEAD")
+    note(workspace, tip, "held: app_en\n")
+    note(workspace, tip, "promoted: version 3\n")
+    assert git(workspace, "notes", "--ref=widen", "show", tip) == "promoted: version 3"
+    assert git(workspace, "status", "--short") == ""
 
 
 # The hub that stands for upstream

@@ -1,0 +1,187 @@
+"""Upstream moves, and nobody is at a keyboard: real hub, servers, worker and watch, through good days and bad ones.
+
+The tests tell one story on one machine and run in its order.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.team import NAME, Team, team_at_work
+
+pytestmark = pytest.mark.slow
+V1 = {"tagger": "v1", "indonesian": "v1"}
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    with team_at_work(tmp_path_factory.mktemp("team"), WIDEN_BACKSTOP_SECONDS=40) as team:
+        yield team
+
+
+def champion(team: Team) -> int:
+    version: int = team.history()[-1]["to_version"]
+    return version
+
+
+def done(team: Team) -> list[dict[str, Any]]:
+    """The runs that did something."""
+    return [one for one in team.runs() if one["state"]["name"] in ("Promoted", "Held")]
+
+
+def test_upstream_moves_and_nobody_is_at_a_keyboard(team: Team) -> None:
+    assert team.settled(V1).state == "promoted"
+    assert [entry["to_version"] for entry in team.history()] == [1]
+
+    said = len(team.log("worker"))
+    better = team.publish("tagger", "tagger-v2", 1.0)
+    outcome = team.settled({"tagger": better, "indonesian": "v1"})
+    assert outcome.state == "promoted", outcome
+    assert [entry["to_version"] for entry in team.history()] == [1, 2]
+    assert "statistics of indonesian: 0 tensors measured, 56 known" in team.log("worker")[said:]
+    assert outcome.flow_run is not None
+    assert "56 computed: changed in tagger" in team.said(outcome.flow_run)
+    told = subprocess.run(
+        ["git", "log", "--notes=widen", "--format=%s%n%b%N", f"follow/{NAME}"],
+        cwd=team.workspace, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert better in told
+    assert '"promoted"' in told
+
+    noise = team.publish("tagger", "tagger-v1", -1.0)
+    outcome = team.settled({"tagger": noise})
+    assert outcome.state == "held"
+    assert champion(team) == 2
+    status = team.widen("status")
+    assert "held" in status
+    assert "app_en" in status
+
+    ran, asked = len(done(team)), team.log("watch").count("asked for a run")
+    team.publish_readme()
+    team.checks(6)
+    assert team.log("watch").count("asked for a run") == asked
+
+    first = team.publish("tagger", "tagger-v2", 0.95)
+    second = team.publish("indonesian", "indonesian", 0.98)
+    outcome = team.settled({"tagger": first, "indonesian": second})
+    assert outcome.state == "promoted", outcome
+    assert champion(team) == outcome.version
+    assert len(done(team)) == ran + 1
+
+
+def test_the_schedule_finds_what_a_dead_watch_and_a_dead_server_missed(team: Team) -> None:
+    ran = len(done(team))
+    team.supervisor("stop", "watch")
+    team.supervisor("stop", "prefect")
+    tag = team.publish("tagger", "tagger-v2", 0.9)
+    team.supervisor("start", "prefect")
+    assert team.settled({"tagger": tag}).state == "promoted"
+    assert [one for one in team.runs("watch") if one["auto_scheduled"] and one["state"]["type"] == "COMPLETED"]
+    team.supervisor("start", "watch")
+    team.checks(3)
+    assert len(done(team)) == ran + 1
+
+
+def test_an_update_while_the_server_is_away_is_asked_for_again(team: Team) -> None:
+    ran = len(done(team))
+    team.supervisor("stop", "prefect")
+    tag = team.publish("tagger", "tagger-v2", 0.85)
+    team.wait("a word of the watch", lambda: "not asked for yet" in team.log("watch"))
+    team.supervisor("start", "prefect")
+    assert team.settled({"tagger": tag}).state == "promoted"
+    team.checks(3)
+    assert len(done(team)) == ran + 1
+
+
+def test_a_worker_killed_in_the_merge_is_followed_by_one_that_goes_on(team: Team) -> None:
+    ran, entries = len(done(team)), len(team.history())
+    tag = team.publish("tagger", "tagger-v2", 0.8)
+    team.state({"tagger": tag}, "running")
+    runner = int(team.wait("the run's process", lambda: holder(team)))
+    staging = Path(team.workspace, "merged")
+    deadline = time.monotonic() + 120
+    while not list(staging.glob(".*staging*")):
+        assert time.monotonic() < deadline, team.ledger
+    os.kill(runner, signal.SIGKILL)
+    for pid in team.supervisor("pid", "worker").split():
+        with suppress(ProcessLookupError):
+            os.killpg(int(pid), signal.SIGKILL)
+    left = list(staging.glob(".*staging*"))
+    outcome = team.settled({"tagger": tag})
+    assert outcome.state == "promoted"
+    assert outcome.attempts == 2
+    assert left
+    assert not list(staging.glob(".*staging*"))
+    assert len(done(team)) == ran + 1
+    assert len(team.history()) == entries + 1
+    assert [one["state"]["name"] for one in team.runs() if one["state"]["type"] == "CRASHED"]
+    assert not [one for one in team.runs() if one["state"]["type"] == "RUNNING"]
+
+
+def holder(team: Team) -> str | None:
+    """The process that holds the workspace."""
+    with suppress(OSError, ValueError):
+        return str(json.loads((team.workspace / ".widen" / "run.json").read_bytes())["process"])
+    return None
+
+
+def test_a_hub_that_is_away_is_told_and_nothing_runs_when_it_is_back(team: Team) -> None:
+    asked = team.log("watch").count("asked for a run")
+    away = team.hub.with_name("away")
+    team.hub.rename(away)
+    team.wait("the watch to notice", lambda: {one.state for one in team.ledger.looks.values()} == {"unreachable"})
+    assert "unreachable" in team.widen("status")
+    team.widen("status", "--check", code=4)
+    away.rename(team.hub)
+    team.wait("the watch to find it", lambda: "unreachable" not in {one.state for one in team.ledger.looks.values()})
+    team.checks(2)
+    assert team.log("watch").count("asked for a run") == asked
+
+
+def test_a_registry_that_is_away_at_registration_costs_no_second_merge(team: Team) -> None:
+    entries = len(team.history())
+    gate = team.workspace / "runs" / NAME / "gate.json"
+    before = gate.stat().st_mtime_ns
+    tag = team.publish("tagger", "tagger-v2", 0.75)
+    team.state({"tagger": tag}, "running")
+    while gate.stat().st_mtime_ns == before:
+        time.sleep(0.005)
+    runner = int(str(holder(team)))
+    os.kill(runner, signal.SIGSTOP)
+    team.supervisor("stop", "mlflow")
+    os.kill(runner, signal.SIGCONT)
+    outcome = team.state({"tagger": tag}, "failed")
+    assert outcome.transient
+    assert "registry" in outcome.reason
+    merged = team.workspace / "merged" / NAME / "model.safetensors"
+    stamp = merged.stat().st_mtime_ns
+    team.supervisor("start", "mlflow")
+    outcome = team.settled({"tagger": tag})
+    assert outcome.state == "promoted"
+    assert merged.stat().st_mtime_ns == stamp
+    assert len(team.history()) == entries + 1
+
+
+def test_a_full_disk_holds_nothing_up_for_good(team: Team) -> None:
+    entries = len(team.history())
+    merged = team.workspace / "merged"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(merged)], capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        tag = team.publish("tagger", "tagger-v2", 0.7)
+        outcome = team.state({"tagger": tag}, "failed")
+        assert outcome.transient
+        assert "No space left" in outcome.reason or "disk" in outcome.reason
+        assert len(team.history()) == entries
+    finally:
+        subprocess.run(["umount", "-l", str(merged)], check=True)
+    assert team.settled({"tagger": tag}).state == "promoted"
+    assert len(team.history()) == entries + 1
