@@ -55,6 +55,8 @@ def test_upstream_moves_and_nobody_is_at_a_keyboard(team: Team) -> None:
     ).stdout  # fmt: skip
     assert better in told
     assert '"promoted"' in told
+    changed = ["git", "diff", "--name-only", f"follow/{NAME}~1", f"follow/{NAME}"]
+    assert subprocess.check_output(changed, cwd=team.workspace, text=True).split() == ["sources/tagger.dvc"]
 
     noise = team.publish("tagger", "tagger-v1", -1.0)
     outcome = team.settled({"tagger": noise})

@@ -1,8 +1,5 @@
 """An update from the event to its end, on a real server with a worker, the daemon and the schedule; in this order."""
 
-import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +13,7 @@ import pytest
 import yaml
 
 from flows.assets import asset, workspace_files
-from flows.hub import make_hub, release
+from flows.hub import make_hub
 from tasks.ledger import read_ledger
 from tasks.updates import Ledger
 from tasks.workspace import create_workspace
@@ -140,31 +137,6 @@ def test_an_event_starts_one_run_and_the_first_champion_is_promoted(
     assert update in machine.git("log", "-1", "--format=%(trailers:key=Widen-Update)", "follow/quickstart")
 
 
-def test_a_release_is_merged_again_with_what_did_not_change(machine: Machine, daemon: subprocess.Popen[bytes]) -> None:
-    before = machine.ledger.last
-    release(machine.hub, "v2", "tagger", asset("examples/quickstart/checkpoints/tagger-v2"))
-    machine.until(lambda: len(machine.worked()) == 2)
-    machine.until(lambda: machine.worked()[1]["state"]["type"] == "COMPLETED")
-    ledger = machine.ledger
-    assert ledger.outcome is not None
-    assert before is not None
-    assert (ledger.outcome.state, ledger.outcome.version) == ("promoted", 2)
-    tip = machine.git("log", "-1", "--format=%B%N", "--notes=widen", "follow/quickstart")
-    assert "tagger: v1 (" in tip.splitlines()[0]
-    assert f"Widen-Update: {machine.ledger.update.id if machine.ledger.update else ''}" in tip
-    assert '"outcome": "promoted"' in tip
-    assert machine.git("diff", "--name-only", "follow/quickstart~1", "follow/quickstart") == "sources/tagger.dvc"
-    machine.until(lambda: "tensors taken from the output before; " in said(machine))
-    assert "statistics of indonesian: 0 tensors measured" in (machine.place / "worker.log").read_text()
-
-
-def said(machine: Machine) -> str:
-    """What the newest re-merge logged."""
-    run = machine.worked()[-1]["id"]
-    asked = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
-    return "\n".join(one["message"] for one in asked_of(machine.environment, "/logs/filter", asked))
-
-
 def test_what_the_gate_refuses_is_held_with_its_reason_and_not_tried_again(
     machine: Machine, daemon: subprocess.Popen[bytes]
 ) -> None:
@@ -179,7 +151,7 @@ def test_what_the_gate_refuses_is_held_with_its_reason_and_not_tried_again(
     assert "FAIL" in held["payload"]["reason"]
     assert Path(held["payload"]["report"]).is_file()
     time.sleep(3)  # three looks
-    machine.until(lambda: len(machine.worked()) == 3)
+    machine.until(lambda: len(machine.worked()) == 2)
     assert machine.worked()[-1]["id"] == last["id"]
 
 
@@ -187,49 +159,6 @@ def events(machine: Machine) -> list[dict[str, Any]]:
     asked = {"filter": {"event": {"prefix": ["widen."]}, "order": "ASC"}, "limit": 50}
     found: list[dict[str, Any]] = asked_of(machine.environment, "/events/filter", asked)["events"]
     return found
-
-
-def test_a_killed_run_is_followed_by_one_that_ends_it(machine: Machine, daemon: subprocess.Popen[bytes]) -> None:
-    before = len(machine.worked())
-    machine.edit(lambda recipe: recipe["gates"]["absolute"][0].update(ceiling=3.9))
-    machine.until(lambda: (found := machine.state()) and found[1] == "running")
-    held = json.loads((machine.workspace / ".widen" / "run.json").read_text())
-    os.kill(held["process"], signal.SIGKILL)
-    machine.until(lambda: (found := machine.state()) and found[1] in ("promoted", "unchanged"))
-    machine.until(lambda: machine.worked()[-1]["state"]["type"] == "COMPLETED")
-    machine.until(lambda: len(machine.worked()) == before + 2)
-    *_, killed, finished = machine.worked()
-    assert killed["parameters"] == finished["parameters"]
-    assert killed["state"]["type"] == "CRASHED"
-    assert machine.ledger.outcome is not None
-    assert machine.ledger.outcome.attempts >= 2
-
-
-def test_the_backstop_starts_what_was_moved_while_the_server_was_away(
-    machine: Machine, daemon: subprocess.Popen[bytes]
-) -> None:
-    before = len(machine.worked())
-    machine.server.close()
-    machine.edit(lambda recipe: recipe["merge"]["parameters"].update(t=0.9))
-    log = machine.place / "watch.log"
-    machine.until(lambda: "not asked for yet: Prefect server" in log.read_text())
-    daemon.send_signal(signal.SIGTERM)
-    assert daemon.wait(timeout=30) == 0
-    assert "Traceback" not in log.read_text()
-    assert log.read_text().splitlines()[-1].endswith(" ended")
-
-    machine.start_server()
-    pause_backstop(machine, paused=False)
-    scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "flows": {"name": {"any_": ["watch"]}}}
-    machine.until(lambda: asked_of(machine.environment, "/flow_runs/count", scheduled) > 0)
-    machine.until(lambda: (found := machine.state()) and found[1] in ("promoted", "held"))
-    machine.until(lambda: machine.worked()[-1]["state"]["type"] == "COMPLETED")
-    looks = machine.runs("watch")
-    assert looks
-    assert looks[0]["auto_scheduled"]
-    machine.until(lambda: len(machine.runs("watch")) > len(looks))
-    machine.until(lambda: len(machine.worked()) == before + 1)
-    assert machine.worked()[-1]["idempotency_key"].startswith(machine.state()[0])  # type: ignore[index]
 
 
 def test_a_run_of_what_ended_or_is_old_ends_at_once(machine: Machine) -> None:
