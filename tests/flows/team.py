@@ -142,8 +142,10 @@ class Team:
         pytest.fail(f"waited {PATIENCE:.0f} s for {what}; {self.ledger}\n{told}")
 
     def settled(self, tags: dict[str, str]) -> Outcome:
-        """How the update ended in which each source has the tag in `tags`."""
-        return self.wait(f"an end of {tags}", lambda: self._ended(tags, DONE))
+        """How the update ended in which each source has the tag in `tags`, once Prefect knows that its run did."""
+        outcome: Outcome = self.wait(f"an end of {tags}", lambda: self._ended(tags, DONE))
+        self.wait("the end of its run", lambda: all(one["state"]["type"] != "RUNNING" for one in self.runs()))
+        return outcome
 
     def state(self, tags: dict[str, str], *states: str) -> Outcome:
         """The outcome of the update of these tags once it has one of `states`."""
