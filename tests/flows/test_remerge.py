@@ -1,4 +1,4 @@
-"""An update from the event to its end, on a real server with a worker, the daemon and the schedule; in this order."""
+"""An update from the event to its end, on a real server with a worker and the daemon; in this order."""
 
 import subprocess
 import sys
@@ -98,7 +98,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     recipe = quick(files["recipes/quickstart.yaml"])
     for name, source in recipe["sources"].items():
         source["rev"] = "v*" if name == "tagger" else "v1"
-    files["prefect.yaml"] = files["prefect.yaml"].replace("interval: 300", "interval: 20")
     create_workspace(made.workspace, files | {"recipes/quickstart.yaml": yaml.safe_dump(recipe)})
     with made.server:
         made.start_server()
@@ -110,16 +109,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def daemon(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
-    """`widen watch`; a test may end it."""
-    pause_backstop(machine, paused=True)
+    """`widen watch`, which alone looks: the backstop rests."""
+    pause = [*PREFECT, "deployment", "schedule", "pause", "--all"]
+    subprocess.run(pause, cwd=machine.workspace, env=machine.environment, check=True)
     command = [sys.executable, "-m", "flows", "watch", "--workspace", str(machine.workspace)]
     with running(command, machine.environment, machine.place / "watch.log") as process:
         yield process
-
-
-def pause_backstop(machine: Machine, paused: bool) -> None:
-    command = ["deployment", "schedule", "pause" if paused else "resume", "--all"]
-    subprocess.run([*PREFECT, *command], cwd=machine.workspace, env=machine.environment, check=True)
 
 
 def test_an_event_starts_one_run_and_the_first_champion_is_promoted(
