@@ -14,6 +14,9 @@ LOCK_WITH ?=
 # A CUDA build of torch brings its own. Beside a CPU build, Triton's interpreter tests what the CUDA kernels compute.
 TRITON := triton==3.9.0
 ARGS ?=
+# Tests at a time. Each worker loads torch, so more need more memory: 2 GB each is enough.
+JOBS ?= 2
+DEALT = --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
 WORKSPACE ?= widen-demo/workspace
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -60,11 +63,11 @@ down: setup
 
 test: setup
 	@echo "== tests, without the slow ones and those for a GPU"
-	$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+	$(RUN) -m pytest $(DEALT) -m "not slow and not gpu" $(ARGS)
 
 test-slow: setup
 	@echo "== slow tests"
-	$(RUN) -m pytest -m "slow and not gpu" $(ARGS)
+	$(RUN) -m pytest $(DEALT) -m "slow and not gpu" $(ARGS)
 
 test-gpu: setup
 	@echo "== tests for a GPU"

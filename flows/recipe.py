@@ -36,6 +36,7 @@ class Recipe:
 
     `inputs` are the checkpoints that are merged, by name and base first: `inputs[recipe.base]` is the base's source. A
     model given as a folder is named by the last part of its path. Paths are as written, relative to the workspace.
+    `follow` says whether the watch runs it; it is no part of what a run depends on.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Recipe:
     evaluate: Evaluation | None = None
     gates: Gates | None = None
     registry: Registration | None = None
+    follow: bool = True
     text: str = field(default="", compare=False, repr=False)
     path: Path = field(default=Path(), compare=False)
 
@@ -155,6 +157,7 @@ def _recipe(body: Body, text: str, path: Path) -> Recipe:
         evaluate=body.evaluate,
         gates=body.gates,
         registry=body.registry,
+        follow=body.follow,
         text=text,
         path=path,
     )

@@ -134,6 +134,7 @@ class Body:
 
     name: Text
     merge: Merge
+    follow: StrictBool = True
     sources: dict[str, SourceSpec] = field(default_factory=dict)
     validate: Validation | None = None
     evaluate: Evaluation | None = None

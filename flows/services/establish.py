@@ -12,6 +12,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from flows.follow.notifications import apply
+from flows.follow.server import REMERGE
 from flows.settings import settings
 from widen.errors import EnvironmentFault
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 POOL = "widen"
 BACKSTOP = "watch/watch"
 """The deployment whose schedule `WIDEN_BACKSTOP_SECONDS` sets, where prefect.yaml, which takes no variable, has one."""
+DEPLOYMENTS = ("merge/merge", REMERGE, BACKSTOP)
+"""Those of prefect.yaml."""
 GPU_SLOT = "gpu"
 """The global concurrency limit around what uses a CUDA device; one at a time unless somebody sets more."""
 
@@ -30,8 +33,8 @@ _PATIENCE = 180.0  # seconds for a server to answer that starts at the same time
 def establish(workspace: Path, webhook: str | None = None) -> None:
     """Bring the server of PREFECT_API_URL to where a worker of `workspace` can start, and have it call `webhook`.
 
-    Raises EnvironmentFault when the server does not answer within three minutes, refuses the credentials, or cannot
-    take the deployments.
+    Raises EnvironmentFault when the server does not answer within three minutes, refuses the credentials, serves
+    another workspace, or cannot take the deployments.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
@@ -39,6 +42,7 @@ def establish(workspace: Path, webhook: str | None = None) -> None:
     with get_client(sync_client=True) as client:
         _wait(client)
         try:
+            _require_free(client, workspace)
             for line in (_pool(client), _slot(client), *apply(webhook)):
                 print(line, flush=True)
         except PrefectException as error:
@@ -63,6 +67,23 @@ def _wait(client: "SyncPrefectClient") -> None:
             f"Prefect server {client.api_url} refuses our credentials ({error.response.status_code}); it and the "
             "worker need the same WIDEN_USER and WIDEN_PASSWORD, or the same file .widen/services/credentials"
         ) from None
+
+
+def _require_free(client: "SyncPrefectClient", workspace: Path) -> None:
+    """Deployments go by name alone: a second workspace would take over the first one's, and end its following."""
+    from prefect.exceptions import ObjectNotFound
+
+    for name in DEPLOYMENTS:
+        try:
+            other = client.read_deployment_by_name(name).parameters.get("workspace")
+        except ObjectNotFound:
+            continue
+        if other is None or not Path(other).is_dir() or Path(other).resolve() == workspace.resolve():
+            continue  # a folder that is gone was moved, or lies on a machine that this worker takes over from
+        raise EnvironmentFault(
+            f"Prefect server {client.api_url} serves {other} already, and one server serves one workspace; name "
+            f"another in PREFECT_API_URL or WIDEN_PREFECT_PORT, or free this one by `prefect deployment delete {name}`"
+        )
 
 
 def _pool(client: "SyncPrefectClient") -> str:

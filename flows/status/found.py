@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.follow.followed import is_followed
+from flows.follow.followed import can_run
 from flows.recipe import Recipe, load_recipe
 from flows.registries import registry_at
 from flows.services.health import health_address, status
@@ -34,7 +34,7 @@ class Service:
 
 
 def recipes(workspace: Path, asked: Sequence[str]) -> list[Found]:
-    """What is known of the recipes `asked`, by file or name; of all that are followed or have a ledger, by default.
+    """What is known of the recipes `asked`, by file or name; of all that can run or have a ledger, by default.
 
     Raises RecipeError for one that is not there.
     """
@@ -72,7 +72,7 @@ def _ledgers(workspace: Path) -> tuple[Ledger, ...]:
 
 
 def _of_file(file: Path, workspace: Path, named: bool) -> Found | None:
-    """A recipe's file; None where it is not followed and was not named."""
+    """A recipe's file; None where it cannot run and was not named."""
     file = file.resolve()
     path = str(file.relative_to(workspace)) if file.is_relative_to(workspace) else str(file)
     try:
@@ -80,13 +80,13 @@ def _of_file(file: Path, workspace: Path, named: bool) -> Found | None:
     except RecipeError as error:
         own = next((one for one in _ledgers(workspace) if one.path == path), Ledger(file.stem))
         return Found(own.name, path, own, fault=str(error))
-    if not named and not is_followed(recipe):
+    if not named and not can_run(recipe):
         return None
     ledger, fault = _ledger(workspace, recipe.name)
     model, address = _model(recipe)
     return Found(
         recipe.name, path, ledger, _sources(recipe), fault, model, _last_run(workspace, recipe.name),
-        _champion(address, model, workspace), _options(address, workspace),
+        _champion(address, model, workspace), _options(address, workspace), recipe.follow,
     )  # fmt: skip
 
 

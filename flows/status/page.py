@@ -95,6 +95,8 @@ def _champion(one: RecipeStatus) -> Text:
 
 
 def _watch(one: RecipeStatus, now: float) -> str:
+    if not one.followed:
+        return "not followed: the recipe says `follow: false`"
     if one.checked_at is None:
         return "never looked: `widen watch`, or `widen up`"
     last = f"looked {ago(one.checked_at, now)}"

@@ -42,6 +42,7 @@ class Found:
     run: LastRun | None = None
     champion: Glance | str | None = None
     options: str = ""
+    followed: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,13 @@ class RecipeStatus:
     report: str | None
     before: Outcome | None
     next: Next
+    followed: bool
 
     @property
     def troubles(self) -> tuple[str, ...]:
         """What a monitor should hear of, a line each."""
-        found = [f"{self.name}: {one.name}: {one.words}" for one in self.sources if one.trouble]
+        watched = self.sources if self.followed else ()  # what a look found before is nobody's concern
+        found = [f"{self.name}: {one.name}: {one.words}" for one in watched if one.trouble]
         if self.fault:
             found.append(f"{self.name}: the recipe is wrong: {self.fault}")
         if self.champion_fault:
@@ -146,13 +149,14 @@ def recipe_status(found: Found, now: float, alive: bool, quiet: float) -> Recipe
         version=version,
         verdict=run.verdict if version is not None and version == run.version else None,
         at=run.at if outcome is None and state != "waiting" else (outcome.at if outcome is not None else None),
-        due={"later": step.due, "quiet": step.due, "ask": ledger.next_check}.get(step.kind),
+        due={"later": step.due, "quiet": step.due, "ask": ledger.next_check}.get(step.kind) if found.followed else None,
         flow_run=None if outcome is None else outcome.flow_run,
         checked_at=ledger.checked_at,
         next_check=ledger.next_check,
         report=run.report if version is not None and version == run.version else None,
         before=_before(ledger),
         next=_next(found, state, version, glance, ledger),
+        followed=found.followed,
     )
 
 

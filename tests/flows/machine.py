@@ -30,11 +30,20 @@ def quick(recipe: str) -> dict[str, Any]:
     return asked
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
 def bare_environment(place: Path) -> dict[str, str]:
     """A machine with an empty HOME where the project is importable, and the address of a server to be started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     (place / "home").mkdir()
     ours = ("PREFECT_", "WIDEN_", "MLFLOW_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}

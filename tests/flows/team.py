@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from tasks.ledger import read_ledger
 from tasks.updates import DONE, Ledger, Outcome
 from tasks.workspace import create_workspace
 from tests.flows.conftest import ROOT
+from tests.flows.machine import free_ports
 
 NAME = "quickstart"
 CHECKPOINTS = asset("examples/quickstart/checkpoints")
@@ -43,17 +43,6 @@ def followed(recipe: str) -> str:
         "champion": [{"task": "bpb_id", "metric": "bits_per_byte", "margin": 0.5}],
     }
     return yaml.safe_dump(asked)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @dataclass
@@ -163,8 +152,8 @@ class Team:
             last = self.ledger.checked_at
             self.wait("a check", lambda last=last: self.ledger.checked_at != last)
 
-    def prefect(self, path: str, body: object) -> Any:
-        """An answer of Prefect's API."""
+    def prefect(self, path: str, body: object = None) -> Any:
+        """An answer of Prefect's API; without a body it is asked by GET."""
         lines = (self.workspace / ".widen" / "services" / "credentials").read_text().splitlines()
         password = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")["WIDEN_PASSWORD"]
         headers = {
@@ -172,9 +161,29 @@ class Team:
             "Content-Type": "application/json",
         }
         address = f"http://127.0.0.1:{self.settings['WIDEN_PREFECT_PORT']}/api/{path}"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, data, headers)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
+
+    def artifacts(self) -> dict[str, Any]:
+        """The newest artifact of each key of the recipe, by the key without the recipe's name."""
+        wanted = {"artifacts": {"key": {"like_": f"{NAME}-%"}}, "sort": "CREATED_DESC", "limit": 200}
+        newest: dict[str, Any] = {}
+        for one in self.prefect("artifacts/filter", wanted):
+            newest.setdefault(one["key"].removeprefix(f"{NAME}-"), one)
+        return newest
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The events of a name, oldest first."""
+        wanted = {"filter": {"event": {"prefix": [event]}, "order": "ASC"}, "limit": 50}
+        found: list[dict[str, Any]] = self.prefect("events/filter", wanted)["events"]
+        return found
+
+    def git(self, *arguments: str) -> str:
+        """What git says in the workspace."""
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=self.workspace, check=True, capture_output=True, text=True).stdout.strip()
 
     def runs(self, flow: str = "remerge") -> list[dict[str, Any]]:
         """The runs of a flow that were not given up before they began, oldest first."""

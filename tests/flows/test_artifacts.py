@@ -1,9 +1,7 @@
 """What a flow run's page tells: tables, the story and progress, as values and on a real Prefect server."""
 
 import dataclasses
-import json
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from flows.assets import asset, workspace_files
-from flows.hub import make_hub
 from registry.lineage import Lineage
 from registry.report import Report
 from tasks import flow_progress as door
@@ -25,9 +20,8 @@ from tasks.merge import merge
 from tasks.run_story import tell
 from tasks.run_tables import clause_rows, score_rows, validation_rows, validation_words
 from tasks.sources import Fetched
-from tasks.workspace import create_workspace
 from tests.build import family
-from tests.flows.machine import asked_of, bare_environment, prefect_server, quick
+from tests.flows.machine import asked_of, bare_environment, prefect_server
 from tests.registry.test_report import report_of
 from widen import Settings
 from widen.manifest import Recipe
@@ -261,48 +255,3 @@ def test_progress_is_drawn_while_it_goes_at_most_once_a_second(
     assert len(sent) <= 6
     gaps = [late - early for early, late in pairwise(sent)]
     assert sum(gap < door.PAUSE_S * 0.9 for gap in gaps) <= 2  # the last words alone come sooner
-
-
-def run(workspace: Path, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-P", "-m", "flows", "run", "recipes/quickstart.yaml", "--workspace", str(workspace)]
-    done = subprocess.run(command, env=environment, cwd=workspace.parent, text=True, capture_output=True, check=False)
-    return done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_the_page_alone_tells_the_story_of_a_run(server: dict[str, str], tmp_path: Path) -> None:
-    make_hub(tmp_path / "hub", asset("examples/quickstart"))
-    tasks = asset("examples/quickstart/evaluation")
-    files = workspace_files("quickstart") | {f"evaluation/{one.name}": one.read_text() for one in tasks.iterdir()}
-    recipe = quick(files["recipes/quickstart.yaml"])
-    files["recipes/quickstart.yaml"] = yaml.safe_dump(recipe)
-    workspace = create_workspace(tmp_path / "workspace", files)
-    first = run(workspace, server)
-    found = artifacts(server, key="quickstart-%")
-    assert set(found) == {
-        f"quickstart-{what}"
-        for what in ("measure", "validation", "merge", "evaluation", "scores", "gate", "verdict", "report")
-    }, first
-    assert {row["model"] for row in json.loads(found["quickstart-scores"]["data"])} == {
-        "base", "tagger", "indonesian", "merged",
-    }  # fmt: skip
-    assert [row["verdict"] for row in json.loads(found["quickstart-gate"]["data"])] == ["✓ PASS"]
-    assert {row["model"] for row in json.loads(found["quickstart-validation"]["data"])} == {"tagger", "indonesian"}
-    assert found["quickstart-evaluation"]["data"] == 100
-    assert found["quickstart-evaluation"]["description"] == "scored: 4 of 4 models"
-    assert "there was no champion" in found["quickstart-verdict"]["data"]
-    assert str(workspace / "runs" / "quickstart" / "report.html") in found["quickstart-verdict"]["data"]
-    assert len({one["flow_run_id"] for one in found.values()}) == 1
-
-    recipe["merge"]["parameters"]["t"] = 0.9
-    recipe["gates"]["absolute"][0]["ceiling"] = 0.1
-    (workspace / "recipes" / "quickstart.yaml").write_text(yaml.safe_dump(recipe))
-    second = run(workspace, server)
-    held = artifacts(server, key="quickstart-%")
-    assert held["quickstart-gate"]["description"] == "FAIL: quickstart version 2", second
-    story = held["quickstart-verdict"]["data"]
-    assert "**What moved** since version 1" in story
-    assert "The recipe itself was edited since." in story
-    assert "because t changed from 1.0" in story
-    assert "`widen promote quickstart/2 --override 'WHY'`" in story
-    assert found["quickstart-gate"]["id"] != held["quickstart-gate"]["id"]  # both stay: the key's history

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,9 +39,36 @@ def done(team: Team) -> list[dict[str, Any]]:
     return [one for one in team.runs() if one["state"]["name"] in ("Promoted", "Held")]
 
 
-def test_upstream_moves_and_nobody_is_at_a_keyboard(team: Team) -> None:
+def test_an_event_started_one_run_and_its_page_alone_tells_the_story(team: Team) -> None:
+    update, outcome = team.ledger.update, team.ledger.outcome
+    assert update is not None
+    assert outcome is not None
+    (run,) = team.runs()
+    assert run["id"] == outcome.flow_run
+    assert run["state"]["name"] == "Promoted"
+    assert run["parameters"] == {"update": update.id, "workspace": str(team.workspace), "device": "auto"}
     assert [entry["to_version"] for entry in team.history()] == [1]
+    assert team.git("branch", "--show-current") == "main"
+    assert team.git("log", "-1", "--format=%s", "main") == "Set up a widen workspace"
+    assert update.id in team.git("log", "-1", "--format=%(trailers:key=Widen-Update)", f"follow/{NAME}")
 
+    found = team.artifacts()
+    assert set(found) == {
+        "measure", "validation", "merge", "evaluation", "scores", "gate", "verdict", "report",
+    }  # fmt: skip
+    scored = {row["model"] for row in json.loads(found["scores"]["data"])}
+    assert scored == {"base", "tagger", "indonesian", "merged"}
+    assert {row["verdict"] for row in json.loads(found["gate"]["data"])} == {"✓ PASS"}
+    assert {row["model"] for row in json.loads(found["validation"]["data"])} == {"tagger", "indonesian"}
+    assert found["evaluation"]["data"] == 100
+    assert found["evaluation"]["description"] == "scored: 4 of 4 models"
+    assert "there was no champion" in found["verdict"]["data"]
+    assert str(team.workspace / "runs" / NAME / "report.html") in found["verdict"]["data"]
+    assert {one["flow_run_id"] for one in found.values()} == {run["id"]}
+
+
+def test_upstream_moves_and_nobody_is_at_a_keyboard(team: Team) -> None:
+    first = team.artifacts()["gate"]["id"]
     said = len(team.log("worker"))
     better = team.publish("tagger", "tagger-v2", 1.0)
     outcome = team.settled({"tagger": better, "indonesian": "v1"})
@@ -49,19 +77,29 @@ def test_upstream_moves_and_nobody_is_at_a_keyboard(team: Team) -> None:
     assert "statistics of indonesian: 0 tensors measured, 56 known" in team.log("worker")[said:]
     assert outcome.flow_run is not None
     assert "56 computed: changed in tagger" in team.said(outcome.flow_run)
-    told = subprocess.run(
-        ["git", "log", "--notes=widen", "--format=%s%n%b%N", f"follow/{NAME}"],
-        cwd=team.workspace, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    told = team.git("log", "--notes=widen", "--format=%s%n%b%N", f"follow/{NAME}")
     assert better in told
     assert '"promoted"' in told
-    changed = ["git", "diff", "--name-only", f"follow/{NAME}~1", f"follow/{NAME}"]
-    assert subprocess.check_output(changed, cwd=team.workspace, text=True).split() == ["sources/tagger.dvc"]
+    changed = team.git("diff", "--name-only", f"follow/{NAME}~1", f"follow/{NAME}")
+    assert changed.split() == ["sources/tagger.dvc"]
+    story = team.artifacts()["verdict"]["data"]
+    assert "**What moved** since version 1" in story
+    assert "because changed in tagger" in story
+    assert team.artifacts()["gate"]["id"] != first  # both stay: the key's history
 
     noise = team.publish("tagger", "tagger-v1", -1.0)
     outcome = team.settled({"tagger": noise})
     assert outcome.state == "held"
     assert champion(team) == 2
+    last = team.runs()[-1]
+    assert last["state"]["name"] == "Held"
+    assert "the gate says FAIL" in last["state"]["message"]
+    (held,) = team.wait("the word of it", lambda: team.events("widen.held"))
+    assert held["resource"]["widen.workspace"] == str(team.workspace)
+    assert "FAIL" in held["payload"]["reason"]
+    assert Path(held["payload"]["report"]).is_file()
+    assert team.artifacts()["gate"]["description"] == f"FAIL: {NAME} version 3"
+    assert f"`widen promote {NAME}/3 --override 'WHY'`" in team.artifacts()["verdict"]["data"]
     status = team.widen("status")
     assert "held" in status
     assert "app_en" in status
@@ -187,3 +225,54 @@ def test_a_full_disk_holds_nothing_up_for_good(team: Team) -> None:
         subprocess.run(["umount", "-l", str(merged)], check=True)
     assert team.settled({"tagger": tag}).state == "promoted"
     assert len(team.history()) == entries + 1
+
+
+def test_a_run_of_what_ended_or_is_old_ends_at_once(team: Team) -> None:
+    update = team.ledger.update
+    assert update is not None
+    deployment = team.prefect("deployments/name/remerge/remerge")["id"]
+    for identity, name in ((update.id, "Unchanged"), (f"{NAME}-000000000000", "Superseded")):
+        asked = {"parameters": {"update": identity, "workspace": str(team.workspace)}}
+        run = team.prefect(f"deployments/{deployment}/create_flow_run", asked)["id"]
+        state = team.wait(
+            f"the end of {identity}",
+            lambda run=run: (found := team.prefect(f"flow_runs/{run}")["state"])["type"] == "COMPLETED" and found,
+        )
+        assert state["name"] == name
+
+
+CROWD = """
+import sys, time
+from pathlib import Path
+from flows.environment import prepare
+workspace = Path(sys.argv[1])
+prepare(workspace)
+from prefect import flow
+import widen.backend
+from flows.gpu_slot import gpu_slot
+from flows.road import Road
+widen.backend._has_nvidia_device = lambda: True
+
+@flow
+def one():
+    with gpu_slot(Road.open(Path("recipes/quickstart.yaml"), workspace, "auto")):
+        began = time.time()
+        time.sleep(3)
+        print("held", began, time.time())
+one()
+"""
+
+
+def test_two_runs_do_not_compute_on_the_accelerator_at_once(team: Team) -> None:
+    command = [sys.executable, "-c", CROWD, str(team.workspace)]
+    runs = [
+        subprocess.Popen(command, env=team.environment, cwd=team.folder, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    spans = []
+    for run in runs:
+        out, _ = run.communicate(timeout=240)
+        assert run.returncode == 0
+        spans += [tuple(map(float, line.split()[1:])) for line in out.splitlines() if line.startswith("held")]
+    (_, first_ended), (second_began, _) = sorted(spans)
+    assert first_ended <= second_began

@@ -26,7 +26,7 @@ from flows.registries import registry_at
 from flows.services import supervisor
 from flows.services.credentials import credentials, credentials_file, known_credentials
 from flows.services.databases import databases
-from flows.services.establish import GPU_SLOT, POOL
+from flows.services.establish import GPU_SLOT, POOL, establish
 from flows.services.health import health_address, status, takes
 from flows.services.run import require_port, watch_plan, worker_name
 from flows.services.running import Running, hold, running, services_folder
@@ -34,6 +34,7 @@ from flows.settings import SERVICES, Settings, settings
 from registry.registration import Evidence, register
 from tasks.workspace import create_workspace
 from tests.flows.conftest import ROOT
+from tests.flows.machine import free_ports
 from widen.errors import EnvironmentFault
 
 evidence = registered.evidence
@@ -52,16 +53,6 @@ def bare() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(kept)
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 # Credentials
@@ -278,7 +269,7 @@ def prefect_says(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_services_from_up_to_down(widen: Widen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_services_from_up_to_down(widen: Widen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace: Path = widen.workspace  # type: ignore[attr-defined]
     first = widen("up")
     assert first.returncode == 0, first.stdout + first.stderr
@@ -296,6 +287,11 @@ def test_the_services_from_up_to_down(widen: Widen, monkeypatch: pytest.MonkeyPa
     assert deployed["parameters"]["workspace"] == str(workspace)
     assert json.loads(prefect_says("gcl", "inspect", GPU_SLOT, "-o", "json"))["limit"] == 1
     assert POOL in prefect_says("work-pool", "ls")
+
+    second = create_workspace(tmp_path / "second", workspace_files())
+    with pytest.raises(EnvironmentFault, match=r"serves .*my 100% work already, and one server serves one workspace"):
+        establish(second)
+    assert json.loads(prefect_says("deployment", "inspect", "merge/merge", "-o", "json")) == deployed
 
     again = widen("up")
     assert again.returncode == 0, again.stderr

@@ -173,6 +173,15 @@ def test_without_a_ledger_the_run_folder_tells() -> None:
     assert told(blank, run=LastRun({}, NOW, "quickstart", 1, "FAIL")).state == "promoted"
 
 
+def test_of_a_recipe_that_is_not_followed_nothing_is_due_and_no_hub_is_missed() -> None:
+    held = ledger("unreachable", note="NOTE")
+    found = Found("quickstart", "recipes/q.yaml", held, SOURCES, "", "quickstart", None, None, "", followed=False)
+    one = recipe_status(found, NOW, False, 10.0)
+    assert (one.due, one.troubles) == (None, ())
+    assert "not followed: the recipe says `follow: false`" in "\n".join(page(WIDE, one))
+    assert len(recipe_status(replace(found, followed=True), NOW, False, 10.0).troubles) == 1
+
+
 def test_a_registry_out_of_reach_hides_nothing_else() -> None:
     one = told(after(Outcome("held", NOW, "FAIL", version=2)), champion="registry http://x: no answer")
     assert one.champion is None

@@ -171,6 +171,19 @@ def test_the_template_is_not_followed_until_somebody_edits_it(watched: Watched) 
     assert [one.name for one in read_ledgers(watched.workspace)] == ["template"]
 
 
+def test_a_recipe_that_says_so_is_left_alone_and_taken_up_again_without_a_run(watched: Watched) -> None:
+    watched.follow_from_first()
+    recipe = watched.workspace / "recipes" / "quickstart.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text + "follow: false\n")
+    release(watched.hub, "v2", "tagger", asset("examples/quickstart/checkpoints/tagger-v2"))
+    assert (watched.check(1), watched.check(QUIET)) == ((), ())
+    run_git(watched.hub, "tag", "-d", "v2")
+    recipe.write_text(text)
+    assert (watched.check(1), watched.check(QUIET)) == ((), ())
+    assert len(watched.asked) == 1
+
+
 def test_an_edited_recipe_is_a_change_and_a_comment_is_none(watched: Watched) -> None:
     watched.follow_from_first()
     recipe = watched.workspace / "recipes" / "quickstart.yaml"
