@@ -26,7 +26,7 @@ from flows.registries import registry_at
 from flows.services import supervisor
 from flows.services.credentials import credentials, credentials_file, known_credentials
 from flows.services.databases import databases
-from flows.services.establish import GPU_SLOT, POOL, establish
+from flows.services.establish import GPU_SLOT, POOL
 from flows.services.health import health_address, status, takes
 from flows.services.run import require_port, watch_plan, worker_name
 from flows.services.running import Running, hold, running, services_folder
@@ -289,8 +289,10 @@ def test_the_services_from_up_to_down(widen: Widen, tmp_path: Path, monkeypatch:
     assert POOL in prefect_says("work-pool", "ls")
 
     second = create_workspace(tmp_path / "second", workspace_files())
-    with pytest.raises(EnvironmentFault, match=r"serves .*my 100% work already, and one server serves one workspace"):
-        establish(second)
+    code = "from pathlib import Path; from flows.services.establish import establish; establish(Path())"
+    command = [sys.executable, "-c", code]
+    refused = subprocess.run(command, cwd=second, text=True, capture_output=True, check=False)
+    assert f"serves {workspace} already, and one server serves one workspace" in refused.stderr
     assert json.loads(prefect_says("deployment", "inspect", "merge/merge", "-o", "json")) == deployed
 
     again = widen("up")
