@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.recipe import Recipe, load_recipe
-from flows.road import settings_of
 from widen.errors import RecipeError, WidenError
 
 if TYPE_CHECKING:
@@ -100,19 +99,24 @@ def _check_recipe(lineage: "Lineage", manifest: "Manifest", scratch: Path, read:
         recipe = load_recipe(path)
     except WidenError as error:
         raise NotVerified(f"the recorded recipe cannot be read: {error}") from error
-    asked, settings = settings_of(recipe), manifest.settings
+    asked, settings = recipe.settings, manifest.settings
     facts = {
         "digest": (lineage.recipe_digest, recipe.merge_digest),
         "inputs": ([entry.name for entry in lineage.inputs], list(recipe.inputs)),
         "input digests": ([e.digest for e in lineage.inputs], [e.digest for e in manifest.inputs]),
         "parameters": (dict(lineage.parameters), dict(settings)),
-        "settings": ((settings["method"], settings["t"], settings["s"]), (asked.method, asked.t, asked.s)),
+        "settings": (_of_tensors(settings), _of_tensors(asked.content)),
     }
     for what, (expected, found) in facts.items():
         if expected != found:
             raise NotVerified(f"{what}: expected {expected}, found {found}")
     read.append(recipe)
-    return f"asks for this merge: {asked.method}, t {asked.t}, s {asked.s}"
+    return "asks for this merge: " + ", ".join([asked.method, *(f"{key} {asked.shared[key]}" for key in asked.shared)])
+
+
+def _of_tensors(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the merged tensors depend on: how they are laid out in files was asked on the command line."""
+    return {key: value for key, value in settings.items() if key not in ("shard_bytes", "out_dtype")}
 
 
 def _check_inputs(

@@ -10,7 +10,6 @@ from pathlib import Path
 from flows.profile_picture import require_picture
 from flows.recipe import Recipe, load_recipe
 from flows.recipe_schema import SourceSpec
-from flows.road import settings_of
 from tasks.sources import is_url
 from widen import Checkpoint, Resources, Settings
 from widen import merge as merge_checkpoints
@@ -42,7 +41,7 @@ class MergeOptions:
     def settings(self, recipe: Recipe) -> Settings:
         """The recipe's settings, with the asked shard size."""
         shard_bytes = parse_size("shard size", self.shard_size) if self.shard_size else None
-        return replace(settings_of(recipe), shard_bytes=shard_bytes)
+        return replace(recipe.settings, shard_bytes=shard_bytes)
 
 
 def merge_recipe(recipe_file: Path, out: Path, options: MergeOptions, profile: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""mergekit's configuration syntax: what of it a WIDEN merge takes, and what it refuses by name.
+"""mergekit's configuration syntax: what of it is taken, and what is refused by name.
 
 mergekit itself ignores keys and parameters that it does not know; here each is an error, and what mergekit has and
 this project does not is told apart from what nobody has.
@@ -8,20 +8,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.faults import Fault, Where, describe, listed, show, unknown
+from widen.methods import METHODS
+from widen.settings import WIDEN
 
-METHOD = "widen"
-METHODS = (
-    "arcee_fusion breadcrumbs breadcrumbs_ties cabs core_space dare_linear dare_ties della della_linear karcher linear "
-    "lrp model_stock multislerp nearswap nuslerp passthrough ram ram_tensor sce slerp task_arithmetic ties"
-).split()
+OTHERS = "arcee_fusion cabs core_space della della_linear lrp nearswap passthrough ram ram_tensor sce".split()
+"""mergekit's methods that are not here."""
 PARAMETERS = (
-    "density epsilon filter filter_wise gamma int8_mask lambda max_iter nuslerp_flatten nuslerp_row_wise normalize "
-    "rescale scale select_topk swapping tol value weight"
+    "density epsilon filter filter_wise gamma int8_mask lambda max_iter normalize_weights nuslerp_flatten "
+    "nuslerp_row_wise normalize rescale scale select_topk swapping t tol value weight"
 ).split()
-OWN_PARAMETERS = ("s", "t")
+WITHOUT_EFFECT = {
+    "int8_mask": "ties breadcrumbs breadcrumbs_ties dare_linear dare_ties task_arithmetic".split(),
+    "density": ["task_arithmetic"],
+    "rescale": ["task_arithmetic"],
+}
+"""Parameters that mergekit takes and that change no merged byte: there for memory, or shared by methods without use."""
 UNSUPPORTED = {
-    "slices": "WIDEN merges whole models: list them under `models`",
-    "modules": "WIDEN merges whole models: list them under `models`",
+    "slices": "whole models are merged: list them under `models`",
+    "modules": "whole models are merged: list them under `models`",
     "tokenizer": "the base's tokenizer is kept",
     "chat_template": "the base's tokenizer files are kept as they are",
 }
@@ -48,7 +52,7 @@ def adapt(merge: Mapping[str, Any], at: Where) -> tuple[dict[str, Any], list[Fau
     ]
     faults += _method(clean, at)
     faults += _tokenizer_source(clean, at)
-    faults += _parameters(clean, at)
+    _drop_without_effect(clean)
     faults += _references(clean, at)
     for key in ("dtype", "out_dtype"):
         if isinstance(clean.get(key), str):
@@ -61,16 +65,22 @@ def _unsupported(where: Where, name: str, advice: str) -> Fault:
 
 
 def _method(clean: dict[str, Any], at: Where) -> list[Fault]:
-    """Another method's parameters say nothing here, so they go with it."""
+    """Parameters of a method that is not here say nothing, so they go with it."""
     method = clean.get("merge_method")
-    if not isinstance(method, str) or method == METHOD:
+    if not isinstance(method, str) or method in METHODS:
         return []
-    clean["merge_method"] = METHOD
+    clean["merge_method"] = WIDEN
     clean.pop("parameters", None)
+    if isinstance(clean.get("models"), list):
+        clean["models"] = [_without_parameters(model) for model in clean["models"]]
     where = (*at, "merge_method")
-    if method in METHODS:
-        return [_unsupported(where, method, f"the one merge method here is `{METHOD}`")]
-    return [Fault(where, unknown("merge method", method, [METHOD]))]
+    if method in OTHERS:
+        return [_unsupported(where, method, f"the merge methods here are {listed(sorted(METHODS))}")]
+    return [Fault(where, unknown("merge method", method, sorted(METHODS)))]
+
+
+def _without_parameters(model: Any) -> Any:
+    return {key: one for key, one in model.items() if key != "parameters"} if isinstance(model, Mapping) else model
 
 
 def _tokenizer_source(clean: dict[str, Any], at: Where) -> list[Fault]:
@@ -81,24 +91,25 @@ def _tokenizer_source(clean: dict[str, Any], at: Where) -> list[Fault]:
     return [Fault((*at, "tokenizer_source"), told)]
 
 
-def _parameters(clean: dict[str, Any], at: Where) -> list[Fault]:
+def _drop_without_effect(clean: dict[str, Any]) -> None:
+    """Take out the parameters that change nothing; `recipe_methods` looks at the rest."""
     given = clean.get("parameters")
-    if not isinstance(given, Mapping):
-        return []
-    faults = []
-    kept = dict(given)
-    for name, value in given.items():
-        where = (*at, "parameters", name)
-        if name in PARAMETERS:
-            faults.append(_unsupported(where, name, f"WIDEN's parameters are {listed(OWN_PARAMETERS)}"))
-            del kept[name]
-        elif name in OWN_PARAMETERS and isinstance(value, list | Mapping):
-            faults.append(
-                Fault(where, f"expected one number, found {describe(value)}: gradients and filters are not supported")
-            )
-            del kept[name]
-    clean["parameters"] = kept
-    return faults
+    if given is None:
+        clean.pop("parameters", None)
+    elif isinstance(given, Mapping):
+        clean["parameters"] = _effective(clean.get("merge_method"), given)
+    if isinstance(clean.get("models"), list):
+        clean["models"] = [_model_effective(clean.get("merge_method"), model) for model in clean["models"]]
+
+
+def _model_effective(method: Any, model: Any) -> Any:
+    if not isinstance(model, Mapping) or not isinstance(model.get("parameters"), Mapping):
+        return model
+    return {**model, "parameters": _effective(method, model["parameters"])}
+
+
+def _effective(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if method not in WITHOUT_EFFECT.get(name, ())}
 
 
 def _references(clean: dict[str, Any], at: Where) -> list[Fault]:
@@ -114,9 +125,8 @@ def _model(entry: Any, where: Where, faults: list[Fault]) -> Any:
     if not isinstance(entry, Mapping):
         return entry
     clean = dict(entry)
-    if clean.pop("parameters", None):
-        told = "a model's own parameters (weight, density) are not supported: WIDEN computes each column's weights"
-        faults.append(Fault((*where, "parameters"), told))
+    if clean.get("parameters") is None:
+        clean.pop("parameters", None)
     if "model" in clean:
         clean["model"] = _reference(clean["model"], (*where, "model"), faults)
     return clean

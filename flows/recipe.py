@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from flows import mergekit, recipe_checks
+from flows import mergekit, recipe_checks, recipe_methods
 from flows.faults import Fault, Where, listed, refusal
 from flows.recipe_gates import Gates
 from flows.recipe_schema import (
@@ -22,10 +22,12 @@ from flows.recipe_schema import (
     SourceSpec,
     Validation,
     check,
+    merge_section,
 )
 from flows.recipe_values import ALL_MODELS
 from flows.yaml_source import read
 from widen.errors import RecipeError
+from widen.settings import Settings
 
 SECTIONS = ("validate", "evaluate", "gates", "registry")
 
@@ -73,12 +75,15 @@ class Recipe:
     def merge_digest(self) -> str:
         """sha256 of what decides the merged bytes: the sources used, in order, the method, its settings, the type."""
         inputs = [[name, source.place] for name, source in self.inputs.items()]
-        settings = {
-            "method": self.merge.merge_method,
-            "dtype": self.merge.output_dtype,
-            **asdict(self.merge.parameters),
-        }
-        return _digest({"inputs": inputs, "settings": settings})
+        asked = self.settings.content
+        own = asked.pop("parameters", {})  # what is asked of the merge as a whole stands beside its method
+        settings = {**own, **asked, "dtype": asked.pop("out_dtype")}
+        return _digest({"inputs": inputs, "settings": {k: v for k, v in settings.items() if k != "out_dtype"}})
+
+    @property
+    def settings(self) -> "Settings":
+        """The merge section as the engine's settings."""
+        return recipe_methods.settings_of(self.merge)
 
     @overload
     def require(self, section: Literal["validate"]) -> Validation: ...
@@ -114,6 +119,8 @@ def load_recipe(path: Path) -> Recipe:
     data, adapted = _adapt(_as_recipe(document.data, document.path.stem) if bare else document.data)
     body, structural = check(data)
     faults = [*adapted, *(fault for fault in structural if not _follows_from_slices(fault, adapted))]
+    merge = body.merge if body else merge_section(data)
+    faults += recipe_methods.faults(merge) if merge else []
     misspelt = {fault.where[:-1] for fault in structural}
     faults += [fault for fault in recipe_checks.faults(body) if fault.where not in misspelt] if body else []
     if bare:
@@ -150,7 +157,7 @@ def _recipe(body: Body, text: str, path: Path) -> Recipe:
     inputs = recipe_checks.inputs(body)
     return Recipe(
         name=body.name,
-        merge=body.merge,
+        merge=recipe_methods.spelt_out(body.merge),
         inputs=inputs,
         sources=body.sources,
         validate=_spread(body.validate, tuple(inputs)[1:]) if body.validate else None,
@@ -176,7 +183,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _given(value: Any) -> Any:
-    """Without the keys that are None or an empty list, so that a key added later, and not given, changes no digest."""
+    """Without the keys that are None or empty, so that a key added later, and not given, changes no digest."""
     if isinstance(value, Mapping):
-        return {key: _given(one) for key, one in value.items() if one is not None and one != ()}
+        return {key: _given(one) for key, one in value.items() if one is not None and one not in ((), {})}
     return [_given(one) for one in value] if isinstance(value, list | tuple) else value

@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from flows import recipe_methods
 from flows.faults import Fault, Where, listed, show, unknown
 from flows.recipe_gates import AbsoluteClause, Gates, ParentClause
+from flows.recipe_methods import merged_models
 from flows.recipe_schema import Body, Evaluation, SourceSpec
 from flows.recipe_values import ALL_MODELS
 from tasks import revision
@@ -24,17 +26,19 @@ def inputs(body: Body) -> dict[str, SourceSpec]:
 
 
 def references(body: Body) -> Iterator[tuple[Where, str]]:
-    """Each model as the merge section writes it, base first, and where."""
-    yield ("merge", "base_model"), body.merge.base_model
-    for index, entry in enumerate(body.merge.models):
-        yield ("merge", "models", index, "model"), entry.model
+    """Each model as the merge section writes it, base first where it names one, and where."""
+    if body.merge.base_model is not None:
+        yield ("merge", "base_model"), body.merge.base_model
+    for index, model in merged_models(body.merge):
+        yield ("merge", "models", index, "model"), model
 
 
 def faults(body: Body) -> list[Fault]:
     """Every disagreement in a recipe whose structure is sound; the places are those of a full recipe."""
     unresolved = list(_references(body))
     # Where a model has no name yet, who is meant by that name elsewhere cannot be told.
-    about_models = [] if unresolved else [*_bands(body), *_owners(body), *_reserved(body)]
+    unnamed = unresolved or recipe_methods.lacks_base(body.merge)
+    about_models = [] if unnamed else [*_bands(body), *_owners(body), *_reserved(body)]
     return [*_names(body), *_sources(body), *unresolved, *about_models, *_evaluation(body), *_gates(body)]
 
 
@@ -47,7 +51,7 @@ def _spec(body: Body, reference: str) -> SourceSpec:
 
 
 def _parents(body: Body) -> list[str]:
-    return [_name(body, entry.model) for entry in body.merge.models]
+    return list(inputs(body))[1:]
 
 
 def _names(body: Body) -> Iterator[Fault]:
@@ -89,7 +93,7 @@ def _references(body: Body) -> Iterator[Fault]:
                 where,
                 f"{show(reference)} and {show(seen[name])} would both be named `{name}`; name them under `sources`",
             )
-        elif reference == base[1] or seen[name] == base[1]:
+        elif body.merge.base_model is not None and base[1] in (reference, seen[name]):
             told = (
                 "the base is among the models; it would take part in the softmax with a delta of zero: remove it here"
             )

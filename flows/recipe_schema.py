@@ -6,7 +6,7 @@ A validator's ValueError says what was expected; `check` turns all that pydantic
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, with_config
 
@@ -19,7 +19,6 @@ from flows.recipe_values import (
     DirectionChange,
     Dtype,
     Names,
-    NotNegative,
     SomeNames,
     Text,
     choice,
@@ -27,6 +26,7 @@ from flows.recipe_values import (
     whole,
 )
 from flows.secrets import ADVICE, is_secret_key
+from widen.methods import METHODS
 
 
 @with_config(extra="forbid")
@@ -56,29 +56,21 @@ class SourceSpec:
 @with_config(extra="forbid")
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One model to merge: a source's name, or a folder."""
+    """One model to merge: a source's name, or a folder; `parameters` are its own of the method's."""
 
     model: Text
-
-
-@with_config(extra="forbid")
-@dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """WIDEN's `t`, the factor on the average rank, and `s`, the calibrated score."""
-
-    t: NotNegative = 1.0
-    s: NotNegative = 1.0
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @with_config(extra="forbid")
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """A mergekit configuration, as far as a WIDEN merge takes it."""
+    """A mergekit configuration, as far as it is supported; `recipe_methods` says what the method's parameters are."""
 
-    merge_method: Annotated[Literal["widen"], choice("widen")]
-    base_model: Text
+    merge_method: Annotated[str, choice(*METHODS)]
     models: Annotated[tuple[Model, ...], AfterValidator(some)]
-    parameters: Parameters = field(default_factory=Parameters)
+    base_model: Text | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
 
@@ -160,6 +152,14 @@ def check(data: Mapping[str, Any]) -> tuple[Body | None, list[Fault]]:
         return _adapter().validate_python(known), faults
     except ValidationError:
         return None, faults
+
+
+def merge_section(data: Mapping[str, Any]) -> Merge | None:
+    """The merge section alone, for what can be told of it where another section is wrong; None where it is itself."""
+    try:
+        return TypeAdapter(Merge).validate_python(data.get("merge"))
+    except ValidationError:
+        return None
 
 
 @cache

@@ -15,13 +15,33 @@ def number(expected: str, holds: Callable[[float], bool]) -> BeforeValidator:
     """A finite number for which `holds`, as a float; true and false are no numbers, nor is text."""
 
     def check(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(expected + _as_number(value))
-        if not abs(value) < math.inf or abs(value) > 1e300 or not holds(value):
-            raise ValueError(expected)
-        return float(value)
+        if (told := _not_a_number(value, expected, holds)) is not None:
+            raise ValueError(told)
+        return float(value)  # type: ignore[arg-type]
 
     return BeforeValidator(check)
+
+
+def finite(value: object, expected: str = "a finite number", least: float = -math.inf) -> str | None:
+    """What was expected where `value` is no finite number of at least `least`; else None."""
+    return _not_a_number(value, expected, lambda found: found >= least)
+
+
+def whole_number(value: object) -> str | None:
+    """What was expected where `value` is no whole number; else None."""
+    right = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
+    return None if right else "a whole number"
+
+
+def switch(value: object) -> str | None:
+    """What was expected where `value` is neither true nor false; else None."""
+    return None if isinstance(value, bool) else "true or false"
+
+
+def _not_a_number(value: object, expected: str, holds: Callable[[float], bool]) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return expected + _as_number(value)
+    return None if abs(value) < math.inf and abs(value) <= 1e300 and holds(value) else expected
 
 
 def whole(least: int) -> BeforeValidator:

@@ -150,7 +150,7 @@ class Road:
     @property
     def settings(self) -> "Settings":
         """The merge's settings."""
-        return settings_of(self.recipe)
+        return self.recipe.settings
 
     @property
     def merged_recipe(self) -> "MergedRecipe":
@@ -241,11 +241,3 @@ def timed(
             road.seconds[station.__name__] = monotonic() - began
 
     return run
-
-
-def settings_of(recipe: Recipe) -> "Settings":
-    """A recipe's merge section as the engine's settings."""
-    from widen import Settings
-
-    merge = recipe.merge
-    return Settings(merge.merge_method, merge.parameters.t, merge.parameters.s, merge.output_dtype)

@@ -118,6 +118,24 @@ class Lineage:
         """The sha256 of `to_json()`."""
         return sha256(self.to_json())
 
+    @property
+    def asked(self) -> dict[str, str]:
+        """What was asked of the merge, in words: the method's parameters by name, then each model's own."""
+        told = {
+            name: value for name, value in self.parameters.items() if name not in ("method", "parameters", "models")
+        }
+        own = {
+            f"{name} of model {number}": value
+            for number, one in enumerate(self.parameters.get("models", ()), start=1)
+            for name, value in one.items()
+        }
+        given = {**told, **self.parameters.get("parameters", {}), **own}
+        return {name: _words(value) for name, value in sorted(given.items()) if value is not None}
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
 
 def build(
     manifest: Path,

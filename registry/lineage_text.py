@@ -12,7 +12,7 @@ def render(lineage: Lineage, registered: Mapping[str, str] = MappingProxyType({}
     registered: by root digest, as which version a merge among the inputs is registered.
     """
     made, ran = lineage, lineage.provenance
-    settings = ", ".join(f"{name} {value}" for name, value in sorted(made.parameters.items()))
+    settings = ", ".join(f"{name} {value}" for name, value in made.asked.items())
     code = ran.commit + (" with local changes" if ran.dirty else "") if ran.commit else f"version {ran.version}"
     lines = [
         f"merged      {made.merged_digest}",

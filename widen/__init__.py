@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from widen.checkpoint import Checkpoint
     from widen.influences import Influence, TensorInfluence, influence
     from widen.manifest import Manifest
-    from widen.plan import Settings
+    from widen.settings import Settings
 
 __all__ = [
     "Checkpoint", "EnvironmentFault", "Influence", "InputsRefused", "Inspection", "Manifest", "OutputExists",

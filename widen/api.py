@@ -8,7 +8,7 @@ print(manifest.digest)
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from widen.manifest import MANIFEST_FILE, Input, Manifest, Recipe, ReuseRecord, 
 from widen.memory import MemoryBudget, default_budget
 from widen.outlook import Outlook, foresee, remember_rates
 from widen.output import write_output
-from widen.plan import MergePlan, Settings, TensorPlan, make_plan
+from widen.plan import MergePlan, TensorPlan, make_plan
 from widen.profile import Profile
 from widen.progress import Progress, silent
 from widen.reuse import FIRST_RUN, find
+from widen.settings import Settings
 from widen.staging import discard_interrupted, require_space, staged_folder, write_synced
 from widen.statistics import StatisticsStore, finiteness_problems
 from widen.summary import ModelSummary, TensorSummary
@@ -192,7 +193,7 @@ def _merge_plan(
     if previous is not None:
         engine.name_inputs(plan)
         inputs = describe_inputs(plan, engine.contents, files, engine.progress)
-        if previous.key == merge_key(ENGINE, asdict(plan.settings), inputs) and _is_intact(previous, out, engine):
+        if previous.key == merge_key(ENGINE, plan.settings.content, inputs) and _is_intact(previous, out, engine):
             engine.progress.note(f"merge: {out} is unchanged, verified by digest")
             discard_interrupted(out)
             return previous
@@ -207,7 +208,7 @@ def _merge_plan(
         engine.contents.require_unchanged()
         notes += [f"tied: {name} repeats another tensor and was not merged" for name in sorted(plan.tied)]
         manifest = Manifest(
-            ENGINE, recipe, plan.settings.method, asdict(plan.settings), inputs, written.tensors,
+            ENGINE, recipe, plan.settings.method, plan.settings.content, inputs, written.tensors,
             companions | written.files, notes, written.reuse,
         )  # fmt: skip
         write_synced(staging.folder / MANIFEST_FILE, (canonical_json(manifest.to_json()) + "\n").encode())

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from widen.combination import Combination, Mark
 from widen.dtypes import StorageType
 from widen.errors import EnvironmentFault, RecipeError
 from widen.geometry import ColumnSums, Geometry, StoredTensor
@@ -19,16 +20,16 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Resident(Protocol):
-    """One tensor of the base and of every model, where the backend computes."""
+    """One tensor of the base and of every model, where the backend computes. Models are numbered from 0."""
 
-    def measure(self, model: int) -> ColumnSums:
-        """Pass 1 of model number `model` against the base."""
+    def measure(self, model: int, against: int | None = None) -> ColumnSums:
+        """Pass 1 of a model against the base, or against another model."""
 
-    def combine(self, weights: NDArray[np.float64], out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
-        """Pass 2: the merged bits, block by block, in storage order; a block is good until the next is asked for.
+    def mark(self, model: int, rank: int) -> Mark:
+        """Where `rank` elements of a model's delta, the smallest, end."""
 
-        weights: float64 (models, batch, columns).
-        """
+    def combine(self, combination: Combination, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
+        """Pass 2: the merged bits, block by block, in storage order; a block is good until the next is asked for."""
 
 
 class Backend(Protocol):

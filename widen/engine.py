@@ -22,6 +22,7 @@ from widen.contents import Contents
 from widen.geometry import ColumnSums
 from widen.memory import MemoryBudget
 from widen.methods import METHODS
+from widen.operands import TensorOperands
 from widen.plan import MergePlan, TensorPlan
 from widen.profile import Profile
 from widen.progress import Progress
@@ -158,10 +159,9 @@ class Engine:
         if tensor.geometry.elements == 0:
             return digest.hexdigest()
         with profile.stage("weigh"):
-            settings = plan.settings
-            sums = [one.sums for one in measured]
-            weights = METHODS[settings.method](sums, tensor.kind == "vector", settings.t, settings.s)
-        blocks = iter(resident.combine(weights, tensor.out_type))
+            operands = TensorOperands(plan, tensor, resident, [one.sums for one in measured])
+            combination = METHODS[plan.settings.method].call(operands, tensor.arguments)
+        blocks = iter(resident.combine(combination, tensor.out_type))
         while (block := self._next(blocks)) is not None:
             with profile.stage("hash outputs", block.nbytes):
                 digest.update(block.data)

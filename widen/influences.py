@@ -13,10 +13,11 @@ from widen.architecture import Kind
 from widen.checkpoint import Checkpoint
 from widen.checks import refuse, structure_problems
 from widen.engine import Engine
-from widen.methods import IMPORTANT, METHODS
-from widen.plan import MergePlan, Settings, TensorPlan, make_plan
+from widen.methods.widen import widen_important, widen_weights
+from widen.plan import MergePlan, TensorPlan, make_plan
 from widen.profile import Profile
 from widen.progress import Progress, silent
+from widen.settings import WIDEN, Settings
 from widen.statistics import Measured, finiteness_problems
 from widen.summary import layer_of
 
@@ -26,13 +27,13 @@ class Influence:
     """One model's standing in one tensor.
 
     mean_score: the mean over the columns of the weight that its delta got. share_above: the share of columns that got
-    the whole score s, above the threshold in magnitude and in direction (of a vector: elements above its own); None for
-    a method without a threshold. share_won: the share of columns in which its weight is above every other model's.
+    the whole score s, above the threshold in magnitude and in direction (of a vector: elements above its own).
+    share_won: the share of columns in which its weight is above every other model's.
     """
 
     model: str
     mean_score: float
-    share_above: float | None
+    share_above: float
     share_won: float
 
 
@@ -57,6 +58,8 @@ def influence(
 ) -> tuple[TensorInfluence, ...]:
     """Whose weight won in each tensor of a merge with these arguments, by the arithmetic of the merge itself.
 
+    Nothing for a method other than WIDEN: no other weighs columns.
+
     Statistics that the cache of an earlier inspection or merge holds are used without reading a weight; what it lacks
     is measured. Tensors without elements are left out. Raises InputsRefused as `merge` does, for structure and for what
     is not finite.
@@ -64,6 +67,8 @@ def influence(
     opened = [opened_checkpoint(source) for source in (base, *models)]
     plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
     refuse(structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures")))
+    if settings.method != WIDEN:
+        return ()
     tensors = [tensor for tensor in plan.tensors if tensor.geometry.elements]
     found: dict[str, TensorInfluence] = {}
     with open_engine(resources, progress, Profile()) as engine:
@@ -85,12 +90,12 @@ def _look(engine: Engine, plan: MergePlan, tensor: TensorPlan) -> TensorInfluenc
 
 def _standing(plan: MergePlan, tensor: TensorPlan, measured: Sequence[Measured]) -> TensorInfluence:
     refuse(finiteness_problems(plan, tensor, measured))
-    sums, is_vector, settings = [one.sums for one in measured], tensor.kind == "vector", plan.settings
-    weights = METHODS[settings.method](sums, is_vector, settings.t, settings.s)
-    important = IMPORTANT.get(settings.method)
-    above = None if important is None else important(sums, is_vector, settings.t).mean(axis=(1, 2)).tolist()
+    sums, is_vector, told = [one.sums for one in measured], tensor.kind == "vector", dict(tensor.arguments)
+    t, s = (float(told[name]) for name in ("t", "s"))  # type: ignore[arg-type]
+    weights = widen_weights(sums, is_vector, t, s)
+    above = widen_important(sums, is_vector, t).mean(axis=(1, 2)).tolist()
     rows = tuple(
-        Influence(model.name, _mean(weights[k]), above[k] if above else None, float(_won(weights, k).mean()))
+        Influence(model.name, _mean(weights[k]), above[k], float(_won(weights, k).mean()))
         for k, model in enumerate(plan.models)
     )
     return TensorInfluence(tensor.name, tensor.kind, layer_of(tensor.name), weights[0].size, rows)

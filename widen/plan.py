@@ -1,17 +1,17 @@
 """Headers and settings become the merge plan: what each thing is, decided once, before any byte is read."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 
 from widen.architecture import Architecture, Kind
 from widen.checkpoint import SINGLE_FILE, Checkpoint
-from widen.digests import digest_of
 from widen.dtypes import StorageType, storage_type
 from widen.errors import RecipeError
 from widen.geometry import Geometry
+from widen.parameters import places
+from widen.settings import Arguments, Settings
 from widen.shards import Slot
 
 SHARDS, LEAST_SHARD, LARGEST_SHARD = 16, 64_000_000, 5_000_000_000
@@ -19,50 +19,15 @@ SHARDS, LEAST_SHARD, LARGEST_SHARD = 16, 64_000_000, 5_000_000_000
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is asked of a merge, besides its inputs. `out_dtype` None keeps each tensor's type in the base.
-
-    t: factor on the mean rank above which a column is important. s: the score of an important column. shard_bytes:
-    the largest output file, unless one tensor alone is larger, None for a share of the model; it changes no tensor's
-    bytes.
-    """
-
-    method: str = "widen"
-    t: float = 1.0
-    s: float = 1.0
-    out_dtype: str | None = None
-    shard_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        from widen.methods import METHODS
-
-        if self.method not in METHODS:
-            raise RecipeError(f"merge method {self.method!r} is unknown; expected one of {', '.join(sorted(METHODS))}")
-        for key in ("t", "s"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
-                raise RecipeError(f"{key} must be a finite number of at least 0, found {value!r}")
-            object.__setattr__(self, key, float(value))
-        if self.out_dtype is not None:
-            storage_type(self.out_dtype)
-        if self.shard_bytes is not None and self.shard_bytes < 1:
-            raise RecipeError(f"shard size must be at least 1 byte, found {self.shard_bytes}")
-
-    @property
-    def digest(self) -> str:
-        """Of what the merged tensors depend on: the shard size is not part of it."""
-        return digest_of({key: value for key, value in asdict(self).items() if key != "shard_bytes"})
-
-
-@dataclass(frozen=True)
 class TensorPlan:
-    """One tensor to be merged."""
+    """One tensor to be merged. `arguments` are the method's for this tensor."""
 
     name: str
     kind: Kind
     geometry: Geometry
     shape: tuple[int, ...]
     out_type: StorageType
+    arguments: Arguments = ()
 
     @property
     def slot(self) -> Slot:
@@ -84,6 +49,11 @@ class MergePlan:
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The base, then the models."""
         return (self.base, *self.models)
+
+    @property
+    def participants(self) -> int:
+        """How many the method puts together."""
+        return len(self.models) + (0 if self.settings.origin else 1)
 
     @property
     def out_bytes(self) -> int:
@@ -127,7 +97,8 @@ def make_plan(
     """Decide, from headers and configuration alone, what every tensor is and becomes.
 
     Tensors that a model lacks are left out here; `checks.structure_problems` reports them. Raises RecipeError without a
-    model, or when two checkpoints have one name. cache: where descriptions of architectures are kept.
+    model, when two checkpoints have one name, and for settings that do
+    not fit the models or a tensor. cache: where descriptions of architectures are kept.
     """
     if not models:
         raise RecipeError("a merge needs at least one model besides the base, found none")
@@ -137,8 +108,20 @@ def make_plan(
     architecture = Architecture.of(base, cache)
     tied = frozenset(name for model in (base, *models) for name in model.tensors if architecture.is_tied(name))
     mergeable = [name for name in base.tensors if name not in tied and _matches(name, base, models)]
-    tensors = tuple(_tensor_plan(base, name, architecture, settings) for name in mergeable)
+    arguments = _arguments(settings, len(models), mergeable)
+    tensors = tuple(_tensor_plan(base, name, architecture, settings, arguments[name]) for name in mergeable)
     return MergePlan(base, tuple(models), settings, tensors, tied)
+
+
+def _arguments(settings: Settings, models: int, names: Sequence[str]) -> dict[str, Arguments]:
+    """What the method is told of each tensor. Raises RecipeError where that does not fit so many models."""
+    participants = models + (0 if settings.origin else 1)
+    settings.definition.require_participants(participants)
+    if settings.models and len(settings.models) != participants:
+        raise RecipeError(
+            f"expected the parameters of {participants} participants in the merge, found {len(settings.models)}"
+        )
+    return {name: settings.arguments(participants, name, place) for name, place in places(names).items()}
 
 
 def _matches(name: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
@@ -146,9 +129,11 @@ def _matches(name: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
     return all(name in model.tensors and model.tensors[name].shape == shape for model in models)
 
 
-def _tensor_plan(base: Checkpoint, name: str, architecture: Architecture, settings: Settings) -> TensorPlan:
+def _tensor_plan(
+    base: Checkpoint, name: str, architecture: Architecture, settings: Settings, arguments: Arguments
+) -> TensorPlan:
     entry = base.tensors[name]
     kind = architecture.kind_of(name, entry.shape)
     geometry = Geometry.of(entry.shape, transposed=kind in ("embedding", "conv1d"))
     out_type = storage_type(settings.out_dtype) if settings.out_dtype else entry.kind
-    return TensorPlan(name, kind, geometry, entry.shape, out_type)
+    return TensorPlan(name, kind, geometry, entry.shape, out_type, arguments)

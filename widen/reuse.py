@@ -11,7 +11,9 @@ from typing import Any
 from widen.contents import Contents
 from widen.digests import FileDigest, canonical_json, digest_of
 from widen.manifest import Manifest
+from widen.parameters import places
 from widen.plan import MergePlan, TensorPlan
+from widen.settings import Arguments, Settings
 from widen.shards import ITEM_SIZES, header_of
 from widen.staging import FINISHED_FOLDER
 from widen.version import ENGINE
@@ -67,15 +69,22 @@ def find(
     linked = {tensor.name for name in links for tensor in plan.files[name]}
     rest = [tensor for tensor in plan.tensors if tensor.name not in linked]
     copies = {tensor.name: copy for tensor in rest if (copy := _same_tensor(tensor, keys, finished))}
-    reasons = {one.name: _reason(plan, one, contents, previous) for one in rest if one.name not in copies}
+    then = asked_of_manifest(previous) if previous is not None else {}
+    reasons = {one.name: _reason(plan, one, contents, previous, then) for one in rest if one.name not in copies}
     return Reuse(links, copies, reasons)
 
 
 def key_of(plan: MergePlan, tensor: TensorPlan, contents: Contents) -> str:
     """What a merged tensor's bytes are a function of, as one digest."""
     sides = [contents.of(checkpoint, tensor.name) for checkpoint in plan.checkpoints]
-    settings = {"method": plan.settings.method, "t": plan.settings.t, "s": plan.settings.s}
-    return _key(ENGINE["arithmetic"], settings, tensor.kind, tensor.out_type.name, tensor.shape, sides)
+    return _key(
+        ENGINE["arithmetic"],
+        _asked(plan.settings, tensor.arguments),
+        tensor.kind,
+        tensor.out_type.name,
+        tensor.shape,
+        sides,
+    )
 
 
 def record_finished(
@@ -98,14 +107,30 @@ def _key(arithmetic: str, settings: Mapping[str, Any], kind: str, dtype: str, sh
 
 def keys_of_manifest(manifest: Manifest) -> dict[str, str]:
     """What the tensors of an earlier output are a function of."""
-    settings = {"method": manifest.method, "t": manifest.settings["t"], "s": manifest.settings["s"]}
+    asked = asked_of_manifest(manifest)
     arithmetic = manifest.engine["arithmetic"]
     return {
         name: _key(
-            arithmetic, settings, one.kind, one.dtype, one.shape, [entry.tensors.get(name) for entry in manifest.inputs]
+            arithmetic, asked[name], one.kind, one.dtype, one.shape,
+            [entry.tensors.get(name) for entry in manifest.inputs],
         )
         for name, one in manifest.tensors.items()
+    }  # fmt: skip
+
+
+def asked_of_manifest(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """What was asked of each tensor of an earlier output: the method and its arguments, by name."""
+    settings = Settings(**manifest.settings)
+    participants = len(manifest.inputs) - (1 if settings.origin else 0)
+    return {
+        name: _asked(settings, settings.arguments(participants, name, place))
+        for name, place in places(list(manifest.tensors)).items()
     }
+
+
+def _asked(settings: Settings, arguments: Arguments) -> dict[str, Any]:
+    own = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments}
+    return {"method": settings.method, **own} | ({} if settings.origin else {"origin": False})
 
 
 def _of_manifest(folder: Path, manifest: Manifest) -> Iterator[Finished]:
@@ -160,7 +185,13 @@ def _place(path: Path, name: str) -> int | None:
         return None
 
 
-def _reason(plan: MergePlan, tensor: TensorPlan, contents: Contents, previous: Manifest | None) -> str:
+def _reason(
+    plan: MergePlan,
+    tensor: TensorPlan,
+    contents: Contents,
+    previous: Manifest | None,
+    then: Mapping[str, Mapping[str, Any]],
+) -> str:
     if previous is None:
         return "not finished by the interrupted run"
     before = previous.tensors.get(tensor.name)
@@ -168,9 +199,10 @@ def _reason(plan: MergePlan, tensor: TensorPlan, contents: Contents, previous: M
         return "not in the earlier output"
     if previous.engine["arithmetic"] != ENGINE["arithmetic"]:
         return f"engine arithmetic changed from {previous.engine['arithmetic']}"
-    for key in ("method", "t", "s"):
-        if previous.settings[key] != getattr(plan.settings, key):
-            return f"{key} changed from {previous.settings[key]}"
+    now, former = _asked(plan.settings, tensor.arguments), then[tensor.name]
+    for key in ("method", *sorted(now.keys() | former.keys())):
+        if now.get(key) != former.get(key):
+            return f"{key} changed from {former.get(key, 'none')}"
     if (before.dtype, before.kind, tuple(before.shape)) != (tensor.out_type.name, tensor.kind, tensor.shape):
         return "stored in another type or shape"
     return _changed_input(plan, tensor, contents, previous)

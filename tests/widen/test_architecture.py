@@ -194,7 +194,8 @@ def test_a_plan_for_a_well_known_architecture_loads_no_transformers(tmp_path: Pa
     code = f"""
 import sys
 from widen.checkpoint import Checkpoint
-from widen.plan import Settings, make_plan
+from widen.plan import make_plan
+from widen.settings import Settings
 plan = make_plan(Checkpoint.open({str(base)!r}), [Checkpoint.open({str(model)!r})], Settings())
 assert len(plan.tensors) == 21, len(plan.tensors)
 assert not {{"torch", "transformers", "huggingface_hub"}} & sys.modules.keys()

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import widen
 from tests import reference
 from tests.build import LLAMA, changed, llama_weights, write_checkpoint
+from widen.combination import Combination, Elected, Kept, Mark, Weighted
 from widen.dtypes import BF16, F16, F32, StorageType
 from widen.errors import EnvironmentFault
 from widen.geometry import ColumnSums, Geometry, StoredTensor
@@ -29,6 +30,7 @@ triton = pytest.importorskip("triton", reason="the CUDA backend needs the packag
 torch = pytest.importorskip("torch")
 
 from widen.kernels import gpu, triton_kernels  # noqa: E402 - after the check for triton
+from widen.kernels.cpu import CpuBackend  # noqa: E402
 from widen.kernels.gpu import CudaBackend, CudaResident, tiles  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -104,7 +106,7 @@ def combined(
     backend: CudaBackend, tensors: Sequence[StoredTensor], weights: np.ndarray, geometry: Geometry, kind: StorageType
 ) -> np.ndarray:
     with backend.resident(tensors[0], tensors[1:], geometry) as resident:
-        blocks = [block.copy() for block in resident.combine(weights, kind)]
+        blocks = [block.copy() for block in resident.combine(Weighted(weights), kind)]
     assert all(block.dtype == kind.bits for block in blocks)
     return np.concatenate([block.reshape(-1) for block in blocks]) if blocks else np.zeros(0, kind.bits)
 
@@ -115,6 +117,34 @@ def assert_combines(
     weights = np.random.default_rng(seed).random((len(tensors) - 1, geometry.batch, geometry.columns))
     expected = reference.merged(tensors[0], tensors[1:], weights, geometry, kind)
     assert combined(backend, tensors, weights, geometry, kind).tobytes() == expected.tobytes()
+
+
+# What methods beside WIDEN ask
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_one_model_against_another_and_its_marks_are_the_cpu_s(backend: CudaBackend, transposed: bool) -> None:
+    base, *models = random_tensors((130, 9), (BF16, BF16, F32))
+    geometry = Geometry.of((130, 9), transposed)
+    with backend.resident(base, models, geometry) as ours, CpuBackend(1).resident(base, models, geometry) as theirs:
+        found, expected = ours.measure(1, against=0), theirs.measure(1, against=0)
+        assert ours.mark(1, 700) == theirs.mark(1, 700)
+    for part in ("base", "product", "delta"):
+        assert getattr(found, part).tobytes() == getattr(expected, part).tobytes()
+    assert_measures(backend, [models[0], models[1]], geometry)
+
+
+@pytest.mark.parametrize("combination", [
+    Weighted(np.full((2, 1, 9), 0.3), growth=-0.25),
+    Elected((Kept(0.5, first=Mark(0.5)), Kept(0.7, share=1 << 31, key=5, factor=2.0)), consensus=True, normalize=True),
+], ids=["weighted", "elected"])  # fmt: skip
+def test_other_combinations_have_the_bits_of_the_cpu(backend: CudaBackend, combination: Combination) -> None:
+    base, *models = random_tensors((130, 9), (BF16, BF16, F32))
+    geometry, found = Geometry.of((130, 9), transposed=False), []
+    for one in (backend, CpuBackend(1)):
+        with one.resident(base, models, geometry) as resident:
+            found.append(b"".join(block.tobytes() for block in resident.combine(combination, BF16)))
+    assert found[0] == found[1] != b""
 
 
 # Pass 1
@@ -268,7 +298,7 @@ def test_a_tensor_that_fits_goes_to_the_device_once(backend: CudaBackend, monkey
     with backend.resident(tensors[0], tensors[1:], Geometry.of((9, 20), False)) as resident:
         resident.measure(1)
         assert len(sent) == 2
-        list(resident.combine(np.ones((2, 1, 20)), BF16))
+        list(resident.combine(Weighted(np.ones((2, 1, 20))), BF16))
         resident.measure(0)
     assert [kind.itemsize for kind in sent] == [2, 2, 2, 8]
 
@@ -278,7 +308,7 @@ def test_a_tensor_larger_than_the_buffers_comes_back_in_blocks(kernels: ModuleTy
     geometry = Geometry.of((1, 3001), False)
     with closing(CudaBackend.interpreted(kernels, 1, memory=1, device_memory=AMPLE)) as backend:
         with backend.resident(tensors[0], tensors[1:], geometry) as resident:
-            assert len(list(resident.combine(np.ones((1, 1, 3001)), F32))) == 3
+            assert len(list(resident.combine(Weighted(np.ones((1, 1, 3001))), F32))) == 3
         assert_measures(backend, tensors, geometry)
         assert_combines(backend, tensors, geometry, F32)
 
@@ -315,7 +345,7 @@ def test_a_lane_comes_back_after_a_failure_and_an_unfinished_merge(backend: Cuda
     with pytest.raises(KeyError), backend.resident(tensors[0], tensors[1:], geometry):
         raise KeyError
     with backend.resident(tensors[0], tensors[1:], geometry) as resident:
-        next(resident.combine(np.ones((1, 1, 4)), F32))
+        next(resident.combine(Weighted(np.ones((1, 1, 4))), F32))
     assert_combines(backend, tensors, geometry, F32)
 
 

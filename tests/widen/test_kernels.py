@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import decode, encode, round_to, sums_in_order
+from widen.combination import Weighted
 from widen.dtypes import BF16, F16, F32, StorageType
 from widen.geometry import ColumnSums, Geometry, StoredTensor
 from widen.kernels.cpu import CpuBackend
@@ -37,7 +38,7 @@ def combined(
     base: StoredTensor, models: list[StoredTensor], weights: np.ndarray, geometry: Geometry, kind: StorageType
 ):
     with CpuBackend(1).resident(base, models, geometry) as resident:
-        blocks = [block.copy() for block in resident.combine(weights, kind)]
+        blocks = [block.copy() for block in resident.combine(Weighted(weights), kind)]
     return np.concatenate(blocks) if blocks else np.zeros(0, kind.bits)
 
 

@@ -255,7 +255,7 @@ def test_an_input_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
         {"s": -1},
         {"t": "1"},
         {"s": True},
-        {"method": "ties"},
+        {"method": "wyden"},
         {"out_dtype": "int8"},
         {"shard_bytes": 0},
     ],

@@ -9,8 +9,8 @@ TILE_COLUMNS = 1024
 
 
 @njit(nogil=True, cache=True)
-def combine_rows(base, models, weights, by_row, out):
-    """out = base + sum over models of weight * (model - base), in float64, each operation rounded once.
+def combine_rows(base, models, weights, growth, by_row, out):
+    """out = base + (growth * base + sum over models of weight * (model - base)), float64, each operation rounded once.
 
     base, out, and each of the tuple `models`: storage bits (rows, columns), see `bits.as_kernel_array`.
     weights: float64 (models, rows) when `by_row`, else (models, columns).
@@ -25,7 +25,7 @@ def combine_rows(base, models, weights, by_row, out):
         for first in range(0, columns, TILE_COLUMNS):
             last = min(columns, first + TILE_COLUMNS)
             part = total[: last - first]
-            part[:] = 0.0
+            _grow(base[r, first:last], growth, part)
             k = 0  # enumerate() does not unroll
             for model in literal_unroll(models):
                 if by_row:
@@ -34,6 +34,16 @@ def combine_rows(base, models, weights, by_row, out):
                     _add_weighted(base[r, first:last], model[r, first:last], weights[k, first:last], part)
                 k += 1  # noqa: SIM113
             _round(base[r, first:last], part, out[r, first:last])
+
+
+@njit(nogil=True, cache=True)
+def _grow(base, growth, total):
+    # Without growth nothing is multiplied: a negative zero would come of a negative base.
+    if growth == 0.0:
+        total[:] = 0.0
+    else:
+        for c in range(total.size):
+            total[c] = growth * np.float64(decode(base[c]))
 
 
 @njit(nogil=True, cache=True)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from widen.combination import Combination, Mark, Weighted
 from widen.dtypes import F32, StorageType
 from widen.errors import EnvironmentFault
 from widen.geometry import ColumnSums, Geometry, StoredTensor
 from widen.kernels import CHUNK_ROWS
+from widen.kernels.cpu import CpuResident
 from widen.kernels.lanes import CudaPlace, HostPlace, Lane, Place, lane_count, make_lanes
 
 if TYPE_CHECKING:
@@ -180,8 +182,8 @@ class CudaResident:
         self._tiles = tiles(geometry, stored + total, models, lane.share)
         self._kept: dict[int, torch.Tensor] = {}
 
-    def measure(self, model: int) -> ColumnSums:
-        """Pass 1 of one model against the base; only these two are brought to the device."""
+    def measure(self, model: int, against: int | None = None) -> ColumnSums:
+        """Pass 1 of one model against the base, or against another; only these two are brought to the device."""
         import torch
 
         place, shape = self._lane.place, (3, self._geometry.batch, self._geometry.columns)
@@ -189,16 +191,29 @@ class CudaResident:
             sums = torch.zeros(3 * shape[1] * shape[2], dtype=torch.float64, device=place.device)
             tally = torch.zeros(3, dtype=torch.int64, device=place.device)
         for tile in self._tiles:
-            self._measure_tile(tile, model + 1, sums, tally)
+            self._measure_tile(tile, (0 if against is None else against + 1, model + 1), sums, tally)
         a, p, q = self._fetch(sums).view(np.float64).reshape(shape)
         counts = self._fetch(tally).view(np.int64)
         return ColumnSums(a, p, q, int(counts[0]), int(counts[1]), float(counts[2:].view(np.float64)[0]))
 
-    def combine(self, weights: NDArray[np.float64], out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
+    def mark(self, model: int, rank: int) -> Mark:
+        """Where `rank` elements of a model's delta, the smallest, end: found by the processor, on the mapped bytes."""
+        return self._on_host.mark(model, rank)
+
+    def combine(self, combination: Combination, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
         """Pass 2: the merged bits, flat, in storage order; a block is good until the next is asked for.
 
-        weights: float64 (models, batch, columns).
+        Weights of columns are combined on the device, whatever else on the processor: the bits are the same.
         """
+        if isinstance(combination, Weighted) and combination.growth == 0.0:
+            return self._weigh(combination.weights, out_type)
+        return self._on_host.combine(combination, out_type)
+
+    @property
+    def _on_host(self) -> CpuResident:
+        return CpuResident(self._tensors[0], self._tensors[1:], self._geometry)
+
+    def _weigh(self, weights: NDArray[np.float64], out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
         flat = weights.reshape(len(weights), self._geometry.batch * self._geometry.columns)
         for tile in self._tiles:
             for block in self._lane.download(self._combine_tile(tile, flat[:, tile.columns], out_type)):
@@ -208,8 +223,8 @@ class CudaResident:
         """Let go of what is on the device. The lane's next work comes later in its stream than all that used it."""
         self._kept.clear()
 
-    def _measure_tile(self, tile: Tile, number: int, sums: "torch.Tensor", tally: "torch.Tensor") -> None:
-        base, model = self._operand(0, tile), self._operand(number, tile)
+    def _measure_tile(self, tile: Tile, pair: tuple[int, int], sums: "torch.Tensor", tally: "torch.Tensor") -> None:
+        base, model = (self._operand(number, tile) for number in pair)
         stride = self._geometry.batch * self._geometry.columns
         with self._lane.place.active():
             self._kernels.add_column_sums(base, model, tile.shape, sums[tile.column :], stride, tally)
@@ -270,7 +285,7 @@ def _agrees_with_numpy(backend: CudaBackend) -> bool:
     weights = generator.random((1, 1, 64))
     with backend.resident(stored[0], stored[1:], Geometry(1, 40, 64, transposed=False)) as resident:
         sums = resident.measure(0)
-        merged = np.concatenate([block.copy() for block in resident.combine(weights, F32)])
+        merged = np.concatenate([block.copy() for block in resident.combine(Weighted(weights), F32)])
     base, model = (one.data.view(np.float32).astype(np.float64).reshape(40, 64) for one in stored)
     delta = model - base
     expected = np.zeros((3, 64))

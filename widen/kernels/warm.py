@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from widen.combination import Elected, Kept, Weighted
 from widen.dtypes import BF16, F16, F32, StorageType
 from widen.geometry import Geometry, StoredTensor
 from widen.kernels.cpu import CpuBackend
@@ -25,7 +26,9 @@ def warm(models: Mapping[StorageType, int] = MODELS) -> None:
         for count in range(1, most + 1):
             with backend.resident(tensor, [tensor] * count, Geometry.of(data.shape, transposed=False)) as resident:
                 resident.measure(0)
-                list(resident.combine(np.ones((count, 1, 1)), kind))
+                list(resident.combine(Weighted(np.ones((count, 1, 1))), kind))
+                resident.mark(0, 1)
+                list(resident.combine(Elected((Kept(1.0),) * count, consensus=False, normalize=False), kind))
 
 
 if __name__ == "__main__":

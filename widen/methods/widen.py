@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from widen.combination import Weighted
 from widen.geometry import ColumnSums
+from widen.methods.definition import merge_method
+from widen.methods.operands import Operands
 from widen.scores import (
     magnitude_and_direction_change,
     rank_important,
@@ -13,6 +16,13 @@ from widen.scores import (
     vector_important,
     vector_scores,
 )
+
+
+@merge_method("widen", origin="required")
+def widen(tensor: Operands, t: float = 1.0, s: float = 1.0) -> Weighted:
+    """W_0 + the sum of weight_k * (W_k - W_0), column by column, with the weights of `widen_weights`."""
+    sums = [tensor.sums(model) for model in range(tensor.participants)]
+    return Weighted(widen_weights(sums, tensor.is_vector, t, s))
 
 
 def widen_weights(models: Sequence[ColumnSums], is_vector: bool, t: float = 1.0, s: float = 1.0) -> NDArray[np.float64]:

@@ -1,0 +1,150 @@
+"""A recipe's merge section against its method: which parameters that has, what they may be, whom it merges from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flows import mergekit
+from flows.faults import Fault, Where, describe, listed, unknown
+from flows.recipe_schema import Merge
+from flows.recipe_values import finite, switch, whole_number
+from widen.methods import METHODS, Method
+from widen.methods.definition import Parameter
+from widen.parameters import Setting, scalars
+from widen.settings import WIDEN, Settings
+
+
+def method_of(merge: Merge) -> Method:
+    """The method that the section names."""
+    return METHODS[merge.merge_method]
+
+
+def settings_of(merge: Merge) -> Settings:
+    """The section as the engine's settings."""
+    owns = [dict(one) for one in _owns(merge)]
+    shared = dict(merge.parameters)
+    if merge.merge_method == WIDEN:
+        return Settings(WIDEN, shared["t"], shared["s"], merge.output_dtype)
+    return Settings(
+        merge.merge_method, out_dtype=merge.output_dtype, parameters=shared, models=owns if any(owns) else (),
+        origin=has_origin(merge),
+    )  # fmt: skip
+
+
+def has_origin(merge: Merge) -> bool:
+    """Whether differences from the base are merged: else the base, or the first model, is one of the models."""
+    origin = method_of(merge).origin
+    return origin == "required" or (origin == "optional" and merge.base_model is not None)
+
+
+def lacks_base(merge: Merge) -> bool:
+    """Whether the method needs a base and the section names none."""
+    return method_of(merge).origin == "required" and merge.base_model is None
+
+
+def merged_models(merge: Merge) -> Iterator[tuple[int, str]]:
+    """The models beside the base, by their place in the list; mergekit lets the base stand there too, but not WIDEN."""
+    for index, entry in enumerate(merge.models):
+        if entry.model != merge.base_model or merge.merge_method == WIDEN:
+            yield index, entry.model
+
+
+def _owns(merge: Merge) -> list[Mapping[str, Setting]]:
+    """The participants' own parameters, in the order in which the engine has them: the base first where it is one."""
+    found: list[Mapping[str, Setting]] = [merge.models[index].parameters for index, _ in merged_models(merge)]
+    if has_origin(merge) or merge.base_model is None:
+        return found
+    of_base = (entry.parameters for entry in merge.models if entry.model == merge.base_model)
+    return [next(of_base, {}), *found]
+
+
+def spelt_out(merge: Merge) -> Merge:
+    """The section with every default of the merge as a whole in place, and numbers as their parameters have them."""
+    parameters = method_of(merge).parameters
+    shared = {key: one.default for key, one in parameters.items() if not one.each and one.default is not None}
+    given = {key: _typed(parameters[key], value) for key, value in merge.parameters.items()}
+    models = tuple(
+        replace(entry, parameters={key: _typed(parameters[key], value) for key, value in entry.parameters.items()})
+        for entry in merge.models
+    )
+    return replace(merge, parameters=shared | given, models=models)
+
+
+def _typed(parameter: Parameter, setting: Setting) -> Setting:
+    if isinstance(setting, Mapping):
+        return {key: _typed(parameter, one) if key == "value" else one for key, one in setting.items()}
+    if isinstance(setting, list):
+        return [_typed(parameter, one) for one in setting]
+    return parameter.checked(setting)
+
+
+def faults(merge: Merge) -> Iterator[Fault]:
+    """Everything in which the section and its method disagree; places as in a whole recipe."""
+    method = method_of(merge)
+    if lacks_base(merge):
+        yield Fault(("merge", "base_model"), f"a required key is missing: `{method.name}` merges what changed since it")
+    yield from _of(method, merge.parameters, ("merge", "parameters"), shared=True)
+    for index, entry in enumerate(merge.models):
+        where = ("merge", "models", index, "parameters")
+        yield from _of(method, entry.parameters, where, shared=False)
+    yield from _missing(merge, method)
+    yield from _count(merge, method)
+
+
+def _of(method: Method, given: Mapping[str, Any], where: Where, shared: bool) -> Iterator[Fault]:
+    own = {key: one for key, one in method.parameters.items() if shared or one.each}
+    for key, setting in given.items():
+        if key in own:
+            expected = _mistake(method, own[key], setting)
+            if expected is not None:
+                yield Fault((*where, key), expected)
+        elif key in method.parameters:
+            yield Fault((*where, key), f"`{key}` is one for the whole merge: it belongs under `merge.parameters`")
+        elif key in mergekit.PARAMETERS:
+            told = (
+                f"`{method.name}` has {listed(own)}"
+                if own
+                else f"no model has parameters of its own in `{method.name}`"
+            )
+            yield Fault((*where, key), f"mergekit's `{key}` is not supported: {told}")
+        else:
+            yield Fault((*where, key), unknown("key", key, own))
+
+
+def _mistake(method: Method, parameter: Parameter, setting: Any) -> str | None:
+    """What was expected of a setting and what was found, or None."""
+    try:
+        values = list(scalars(setting))
+    except ValueError as error:
+        return f"{error}, found {describe(setting)}"
+    told = ((value, _expected(method, parameter, value)) for value in values)
+    return next((f"expected {expected}, found {describe(value)}" for value, expected in told if expected), None)
+
+
+def _expected(method: Method, parameter: Parameter, value: Any) -> str | None:
+    match parameter.kind:
+        case "number":
+            return finite(value, "a number of at least 0", 0.0) if method.name == WIDEN else finite(value)
+        case "whole":
+            return whole_number(value)
+        case "switch":
+            return switch(value)
+
+
+def _missing(merge: Merge, method: Method) -> Iterator[Fault]:
+    needed = [one for one in method.parameters.values() if one.default is None and one.name not in merge.parameters]
+    for parameter in needed:
+        if not parameter.each:
+            yield Fault(("merge", "parameters"), f"`{method.name}` needs `{parameter.name}`")
+            continue
+        for index, entry in enumerate(merge.models):
+            if entry.model != merge.base_model and parameter.name not in entry.parameters:
+                yield Fault(("merge", "models", index), f"`{method.name}` needs its `{parameter.name}`")
+
+
+def _count(merge: Merge, method: Method) -> Iterator[Fault]:
+    models = len(list(merged_models(merge)))
+    participants = models + (1 if merge.base_model is not None and not has_origin(merge) else 0)
+    if participants < method.least or (method.most is not None and participants > method.most):
+        wanted = str(method.least) if method.least == method.most else f"at least {method.least}"
+        yield Fault(("merge", "models"), f"`{method.name}` merges {wanted} models, found {participants}")

@@ -1,0 +1,133 @@
+"""What is asked of a merge, besides its inputs: a method, its parameters, and what is written."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any
+
+from widen.digests import digest_of
+from widen.dtypes import storage_type
+from widen.errors import RecipeError
+from widen.methods import METHODS, Method
+from widen.methods.definition import Parameter, Value
+from widen.parameters import Setting, resolve, scalars
+
+WIDEN = "widen"
+Argument = Value | tuple[Value, ...]
+Arguments = tuple[tuple[str, Argument], ...]
+"""A method's arguments for one tensor, by name; one for each participant is a tuple."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a merge, besides its inputs. `out_dtype` None keeps each tensor's type in the base.
+
+    t: factor on the mean rank above which a column is important. s: the score of an important column; both of WIDEN
+    alone. parameters: those of any other method. models: each participant's own, in their order, the base first where
+    it is one. origin: whether the models' differences from the base are merged; without it the base is a model like
+    the others. Values may be gradients and filters, see `widen.parameters`. shard_bytes: the largest output file,
+    unless one tensor alone is larger, None for a share of the model; it changes no tensor's bytes.
+    """
+
+    method: str = WIDEN
+    t: Setting = 1.0
+    s: Setting = 1.0
+    out_dtype: str | None = None
+    shard_bytes: int | None = None
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    models: Sequence[Mapping[str, Setting]] = ()
+    origin: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise RecipeError(f"merge method {self.method!r} is unknown; expected one of {', '.join(sorted(METHODS))}")
+        object.__setattr__(self, "models", tuple(self.models))
+        for key, value in self._given():
+            _check(self.definition, key, value)
+        for key in ("t", "s"):
+            if isinstance(value := getattr(self, key), int) and not isinstance(value, bool):
+                object.__setattr__(self, key, float(value))
+        if self.definition.origin == ("none" if self.origin else "required"):
+            raise RecipeError(f"merge method {self.method}: origin {self.origin} is not what it merges from")
+        if self.out_dtype is not None:
+            storage_type(self.out_dtype)
+        if self.shard_bytes is not None and self.shard_bytes < 1:
+            raise RecipeError(f"shard size must be at least 1 byte, found {self.shard_bytes}")
+
+    @property
+    def definition(self) -> Method:
+        """The method."""
+        return METHODS[self.method]
+
+    @property
+    def shared(self) -> Mapping[str, Setting]:
+        """The parameters of the merge as a whole."""
+        return {"t": self.t, "s": self.s} if self.method == WIDEN else self.parameters
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As the manifest records it: all that was asked, without what the method does not have."""
+        own: dict[str, Any] = {"t": self.t, "s": self.s}
+        if self.method != WIDEN:
+            own = {"parameters": dict(self.parameters)}
+        if any(self.models):
+            own["models"] = [dict(one) for one in self.models]
+        if not self.origin:
+            own["origin"] = False
+        return {"method": self.method, **own, "out_dtype": self.out_dtype, "shard_bytes": self.shard_bytes}
+
+    @property
+    def digest(self) -> str:
+        """Of what the merged tensors depend on: the shard size is not part of it."""
+        return digest_of({key: value for key, value in self.content.items() if key != "shard_bytes"})
+
+    def arguments(self, participants: int, name: str, place: float) -> Arguments:
+        """The method's arguments for the tensor `name`, `place` of the way through the layers.
+
+        Raises RecipeError for a parameter that is required and has no value there.
+        """
+        parameters = sorted(self.definition.parameters.items())
+        return tuple((key, self._argument(one, participants, name, place)) for key, one in parameters)
+
+    def _argument(self, parameter: Parameter, participants: int, name: str, place: float) -> Argument:
+        if not parameter.each:
+            return self._value(parameter, (self.shared,), name, place)
+        owns = self.models or [{}] * participants
+        return tuple(self._value(parameter, (own, self.shared), name, place) for own in owns)
+
+    def _value(self, parameter: Parameter, sources: Sequence[Mapping[str, Setting]], name: str, place: float) -> Value:
+        for source in sources:
+            if parameter.name in source:
+                value = resolve(source[parameter.name], name, place)
+                if value is not None:
+                    return parameter.checked(int(value) if parameter.kind == "whole" else value)
+        if parameter.default is None:
+            raise RecipeError(
+                f"merge method {self.method} needs `{parameter.name}`, and {name} has none; give it a value"
+            )
+        return parameter.default
+
+    def _given(self) -> Iterator[tuple[str, Setting]]:
+        for source in (self.shared, *self.models):
+            yield from source.items()
+
+
+def _check(method: Method, key: str, setting: Setting) -> None:
+    parameter = method.parameters.get(key)
+    if parameter is None:
+        near = get_close_matches(key, method.parameters, 1)
+        told = f"; the nearest is `{near[0]}`" if near else ""
+        known = ", ".join(sorted(method.parameters)) or "none"
+        raise RecipeError(f"merge method {method.name} has no parameter `{key}`{told} (known: {known})")
+    try:
+        for value in scalars(setting):
+            _require(method, parameter, value)
+    except ValueError as error:
+        raise RecipeError(f"{key}: {error}, found {setting!r}") from error
+
+
+def _require(method: Method, parameter: Parameter, value: Any) -> None:
+    parameter.checked(value)
+    if method.name == WIDEN and not (isfinite(value) and value >= 0):
+        raise ValueError("must be a finite number of at least 0")
