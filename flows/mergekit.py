@@ -11,14 +11,16 @@ from flows.faults import Fault, Where, describe, listed, show, unknown
 from widen.methods import METHODS
 from widen.settings import WIDEN
 
-OTHERS = "arcee_fusion cabs core_space della della_linear lrp nearswap passthrough ram ram_tensor sce".split()
+OTHERS = "arcee_fusion cabs core_space lrp nearswap passthrough ram ram_tensor".split()
 """mergekit's methods that are not here."""
 PARAMETERS = (
     "density epsilon filter filter_wise gamma int8_mask lambda max_iter normalize_weights nuslerp_flatten "
     "nuslerp_row_wise normalize rescale scale select_topk swapping t tol value weight"
 ).split()
 WITHOUT_EFFECT = {
-    "int8_mask": "ties breadcrumbs breadcrumbs_ties dare_linear dare_ties task_arithmetic".split(),
+    "int8_mask": (
+        "ties breadcrumbs breadcrumbs_ties dare_linear dare_ties della della_linear task_arithmetic sce"
+    ).split(),
     "density": ["task_arithmetic"],
     "rescale": ["task_arithmetic"],
 }

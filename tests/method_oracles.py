@@ -32,11 +32,14 @@ def slerp(base, models, t, **_):
     return _arc(t, base, other, lambda cosine: abs(cosine) > 0.9995)
 
 
-def nuslerp(base, models, weight, origin, **_):
+def nuslerp(base, models, weight, origin, nuslerp_flatten=True, nuslerp_row_wise=False, **_):
     base, models = _wide(base, models)
     a, b = [model - base for model in models] if origin else [base, *models]
     t = weight[1] / (weight[0] + weight[1]) if abs(weight[0] + weight[1]) >= 1e-6 else 0.5
-    found = _arc(t, a, b, lambda cosine: 1 - cosine**2 <= 1e-16)
+    turned = nuslerp_row_wise and not nuslerp_flatten
+    lines = [(a, b)] if nuslerp_flatten or a.ndim == 1 else zip(*((a.T, b.T) if turned else (a, b)), strict=True)
+    each = [_arc(t, x, y, lambda cosine: 1 - cosine**2 <= 1e-16) for x, y in lines]
+    found = each[0] if len(each) == 1 else np.stack(each, axis=1 if turned else 0)
     return base + found if origin else found
 
 
@@ -89,8 +92,11 @@ def karcher(base, models, max_iter=10, tol=1e-5, **_):
     return mean * sum(norms) / len(everyone)
 
 
-def model_stock(base, models, **_):
+def model_stock(base, models, filter_wise=False, **_):
     base, models = _wide(base, models)
+    if filter_wise and base.ndim > 1:
+        rows = zip(base, *models, strict=True)
+        return np.stack([model_stock(row, of_models) for row, *of_models in rows])
     deltas, n = [model - base for model in models], len(models)
     cosines = [
         (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()) for i, a in enumerate(deltas) for b in deltas[i + 1 :]
@@ -99,19 +105,20 @@ def model_stock(base, models, **_):
     return base + n * mean / (1 + (n - 1) * mean) * sum(deltas) / n
 
 
-def ties(base, models, weight, density, normalize=True, lambda_=1.0, **_):
+def ties(base, models, weight, density, normalize=True, lambda_=1.0, rescale=False, **_):
     kept = [_between(delta, delta.size - max(1, int(d * delta.size)) if d else delta.size, delta.size)
             for delta, d in zip(_deltas(base, models), density, strict=True)]  # fmt: skip
-    return _mixed(base, kept, weight, True, normalize, lambda_)
+    return _mixed(base, _scaled(base, models, kept, rescale), weight, True, normalize, lambda_)
 
 
-def breadcrumbs(base, models, weight, density, gamma, normalize=False, lambda_=1.0, consensus=False, **_):
+def breadcrumbs(base, models, weight, density, gamma, normalize=False, lambda_=1.0, rescale=False, consensus=False,
+                **_):  # fmt: skip
     kept = []
     for delta, d, g in zip(_deltas(base, models), density, gamma, strict=True):
         count = int(d * delta.size)
         lowest = max(0, delta.size - count - int(g * delta.size))
         kept.append(delta if d >= 1 else _between(delta, lowest, lowest + count))
-    return _mixed(base, kept, weight, consensus, normalize, lambda_)
+    return _mixed(base, _scaled(base, models, kept, rescale), weight, consensus, normalize, lambda_)
 
 
 def breadcrumbs_ties(base, models, **arguments):
@@ -122,16 +129,61 @@ def dare_linear(base, models, weight, density, name, normalize=False, rescale=Tr
                 consensus=False, **_):  # fmt: skip
     kept = []
     for place, (delta, d) in enumerate(zip(_deltas(base, models), density, strict=True)):
-        told = "\0".join(("widen-random/1", str(seed), str(place), name)).encode()
-        key = int.from_bytes(hashlib.sha256(told).digest()[:8], "little")
-        draws = np.array([_philox(i // 4, key)[i % 4] for i in range(delta.size)]).reshape(delta.shape)
-        part = np.where(draws < round(d * 2**32), delta, 0)
+        part = np.where(_draws(name, place, seed, delta.shape) < round(d * 2**32), delta, 0)
         kept.append(part / Wide(d) if rescale and d else part)
     return _mixed(base, kept, weight, consensus, normalize, lambda_)
 
 
 def dare_ties(base, models, **arguments):
     return dare_linear(base, models, consensus=True, **arguments)
+
+
+def della(base, models, weight, density, epsilon, name, normalize=True, rescale=True, lambda_=1.0, seed=0,
+          consensus=True, **_):  # fmt: skip
+    kept = []
+    for place, (delta, d, e) in enumerate(zip(_deltas(base, models), density, epsilon, strict=True)):
+        rows = delta.reshape(-1, delta.shape[-1])
+        ranks = np.argsort(np.argsort(np.abs(rows), axis=1, kind="stable"), axis=1, kind="stable")
+        shares = (
+            (d - e + ranks / max(1, rows.shape[1] - 1) * 2 * e).reshape(delta.shape) if d < 1 else np.ones(delta.shape)
+        )
+        part = np.where(_draws(name, place, seed, delta.shape) < shares * 2**32, delta, 0)
+        kept.append(part / shares if rescale else part)
+    return _mixed(base, kept, weight, consensus, normalize, lambda_)
+
+
+def della_linear(base, models, normalize=False, **arguments):
+    return della(base, models, normalize=normalize, consensus=False, **arguments)
+
+
+def sce(base, models, select_topk=1.0, **_):
+    deltas = np.stack(_deltas(base, models))
+    if select_topk < 1:
+        variance = deltas.var(axis=0)
+        count = int(np.count_nonzero(variance) * select_topk)
+        deltas = deltas * (_between(variance, variance.size - count, variance.size) > 0)
+    squares = np.array([(one**2).mean() for one in deltas])
+    weights = squares / squares.sum() if squares.sum() >= 1e-6 else np.full(len(deltas), Wide(1) / len(deltas))
+    weights = weights.reshape(-1, *[1] * (deltas.ndim - 1))
+    agrees = np.sign(deltas) == np.where(deltas.sum(0) >= 0, 1, -1)
+    mixed, divisor = (deltas * weights * agrees).sum(0), (weights * agrees).sum(0)
+    return np.asarray(base, Wide) + mixed / np.where(divisor > 0, divisor, 1)
+
+
+def _draws(name, place, seed, shape):
+    told = "\0".join(("widen-random/1", str(seed), str(place), name)).encode()
+    key = int.from_bytes(hashlib.sha256(told).digest()[:8], "little")
+    return np.array([_philox(i // 4, key)[i % 4] for i in range(int(np.prod(shape)))]).reshape(shape)
+
+
+def _scaled(base, models, kept, rescale):
+    """What is left of each delta, scaled up to the L1 norm of the whole."""
+    if not rescale:
+        return kept
+    return [
+        one * (np.abs(delta).sum() / np.abs(one).sum()) if np.abs(one).sum() >= 1e-7 else one
+        for delta, one in zip(_deltas(base, models), kept, strict=True)
+    ]
 
 
 def _deltas(base, models):

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.combination import Combination, Mark
+from widen.combination import Combination
 from widen.dtypes import StorageType
 from widen.errors import EnvironmentFault, RecipeError
 from widen.geometry import ColumnSums, Geometry, StoredTensor
@@ -24,9 +24,6 @@ class Resident(Protocol):
 
     def measure(self, model: int, against: int | None = None) -> ColumnSums:
         """Pass 1 of a model against the base, or against another model."""
-
-    def mark(self, model: int, rank: int) -> Mark:
-        """Where `rank` elements of a model's delta, the smallest, end."""
 
     def combine(self, combination: Combination, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
         """Pass 2: the merged bits, block by block, in storage order; a block is good until the next is asked for."""

@@ -1,12 +1,13 @@
 """How a stored tensor is read as a batch of matrices, and which of its two axes counts as columns."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from widen.combination import Lines
 from widen.dtypes import StorageType
 
 
@@ -48,6 +49,10 @@ class Geometry:
     def columns(self) -> int:
         """How many columns, in the paper's sense, each matrix has."""
         return self.stored_rows if self.transposed else self.stored_columns
+
+    def by(self, lines: Lines) -> "Geometry":
+        """The same storage with other lines as its columns."""
+        return self if lines == "columns" else replace(self, transposed=lines == "stored rows")
 
     @property
     def elements(self) -> int:

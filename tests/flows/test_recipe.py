@@ -200,7 +200,7 @@ ROWS = {
     "list for a mapping": ("{t: 1.0, s: 1.0}", "[1.0, 1.0]", r"10: merge\.parameters: expected a mapping, found a list"),
     "text for a list": ("[app_en, bpb_id]", "app_en", r"17: evaluate\.tasks: expected a list, found the text `app_en`"),
     "unknown method": ("merge_method: widen", "merge_method: wyden", r"7: merge\.merge_method: unknown merge method `wyden`; the nearest known is `widen` .*"),
-    "mergekit's method": ("merge_method: widen", "merge_method: della", r"7: merge\.merge_method: mergekit's `della` is not supported: the merge methods here are `breadcrumbs`, .*`widen`"),
+    "mergekit's method": ("merge_method: widen", "merge_method: nearswap", r"7: merge\.merge_method: mergekit's `nearswap` is not supported: the merge methods here are `breadcrumbs`, .*`widen`"),
     "mergekit's parameter": ("s: 1.0", "density: 1.0", r"10: merge\.parameters\.density: mergekit's `density` is not supported: `widen` has `t`, `s`"),
     "gradient of text": ("t: 1.0", "t: [0, much]", r"10: merge\.parameters\.t: expected a number of at least 0, found the text `much`"),
     "empty gradient": ("t: 1.0", "t: []", r"10: merge\.parameters\.t: expected at least one value, found a list"),
@@ -274,7 +274,7 @@ def test_bare_configuration_is_refused_at_its_own_keys(tmp_path: Path) -> None:
 
 
 def test_methods_that_are_not_here_are_refused_once(tmp_path: Path) -> None:
-    text = MERGEKIT.replace("widen", "della").replace("{t: 0.9}", "{density: 0.5, weight: 1}")
+    text = MERGEKIT.replace("widen", "nearswap").replace("{t: 0.9}", "{density: 0.5, weight: 1}")
     assert refusal(tmp_path, text).count("recipe.yaml:") == 1
 
 

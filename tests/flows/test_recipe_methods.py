@@ -73,7 +73,7 @@ dtype: float16
     asked = recipe.settings
     assert (asked.method, asked.origin, asked.out_dtype) == ("ties", True, "float16")
     assert recipe.parents == ("orca_mini_v3_13b", "Platypus2-13B", "WizardMath-13B-V1.0")
-    assert asked.parameters == {"normalize": True, "lambda": 1.0}
+    assert asked.parameters == {"normalize": True, "rescale": False, "lambda": 1.0}
     assert asked.models[0] == {"density": [1.0, 0.7, 0.1], "weight": 1.0}
     arguments = dict(asked.arguments(3, "model.layers.3.mlp.up_proj.weight", 0.5))
     assert arguments["density"] == (0.7, 0.5, 0.33)
@@ -217,4 +217,4 @@ def test_mergekit_s_own_merge_of_its_own_file(case: str, tmp_path: Path) -> None
     ours, theirs = load_file(tmp_path / "out" / "model.safetensors"), load_file(MERGEKIT / f"{case}.safetensors")
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():
-        torch.testing.assert_close(ours[name], expected, rtol=0.0, atol=1e-6 * float(expected.abs().max()), msg=name)
+        torch.testing.assert_close(ours[name], expected, rtol=0.0, atol=2e-6 * float(expected.abs().max()), msg=name)

@@ -46,6 +46,14 @@ CASES = {
     "ties": _of("ties", "base", _each(*({"weight": w, "density": d} for w, d in ((0.5, 0.3), (1.0, 0.6), (0.3, 1.0))))),
     "ties-gradient": _of("ties", "base", _each({"density": GRADIENT}, {"density": 0.5}), weight=0.5, normalize=False),
     "breadcrumbs": _of("breadcrumbs", "base", _each({"gamma": 0.1}, {"gamma": 0.05}), weight=0.5, density=0.6),
+    "nuslerp-rows": _of("nuslerp", None, _each({"weight": 0.25}, {"weight": 0.5}), nuslerp_flatten=False),
+    "nuslerp-columns": _of(
+        "nuslerp", "base", _each({"weight": 0.25}, {"weight": 0.5}), nuslerp_flatten=False, nuslerp_row_wise=True
+    ),
+    "model-stock-filters": _of("model_stock", "base", _each({}, {}, {}), filter_wise=True),
+    "ties-rescaled": _of("ties", "base", _each({}, {}), weight=0.5, density=0.3, rescale=True),
+    "sce": _of("sce", "base", _each({}, {}, {})),
+    "sce-selected": _of("sce", "base", _each({}, {}, {}), select_topk=0.4),
     "breadcrumbs-ties": _of("breadcrumbs_ties", "base", _each({}, {}, {}), weight=0.5, density=0.4, gamma=0.1),
 }
 

@@ -14,9 +14,11 @@ import widen
 from tests import method_oracles
 from tests.build import LLAMA, changed, llama_weights, write_checkpoint
 from widen.combination import BEYOND, SMALLEST, Mark
+from widen.dtypes import F32
 from widen.errors import InputsRefused, RecipeError
+from widen.geometry import Geometry, StoredTensor
 from widen.kernels import cpu
-from widen.kernels.select import find_mark
+from widen.kernels.elements import Elements
 from widen.methods import METHODS
 from widen.methods.task_vectors import kept_count
 
@@ -42,6 +44,18 @@ CASES: dict[str, tuple[str, int, dict[str, Any], list[dict[str, Any]]]] = {
     "breadcrumbs ties": ("breadcrumbs_ties", 3, {"weight": 0.7, "density": 0.4, "gamma": 0.05}, []),
     "dare": ("dare_linear", 2, {"weight": 0.5, "density": 0.3, "seed": 7}, []),
     "dare, not rescaled": ("dare_linear", 2, {"weight": 0.5, "density": 0.6, "rescale": False}, []),
+    "nuslerp by row": ("nuslerp", 1, {"nuslerp_flatten": False}, [{"weight": 0.25}, {"weight": 0.5}]),
+    "nuslerp by column from a base": (
+        "nuslerp", 2, {"nuslerp_flatten": False, "nuslerp_row_wise": True}, [{"weight": 0.25}, {"weight": 0.5}],
+    ),
+    "model stock by filter": ("model_stock", 3, {"filter_wise": True}, []),
+    "ties, rescaled": ("ties", 2, {"weight": 0.5, "density": 0.2, "rescale": True}, []),
+    "breadcrumbs, rescaled": ("breadcrumbs", 2, {"weight": 0.5, "density": 0.2, "rescale": True}, []),
+    "sce": ("sce", 3, {}, []),
+    "sce, selected": ("sce", 3, {"select_topk": 0.3}, []),
+    "della": ("della", 2, {"weight": 0.5, "density": 0.5, "epsilon": 0.2, "seed": 3}, []),
+    "della, alike": ("della", 2, {"weight": 0.5, "density": 0.4, "epsilon": 0.0}, []),
+    "della linear": ("della_linear", 3, {"weight": 0.5, "density": 0.6, "epsilon": 0.1, "rescale": False}, []),
     "dare ties": ("dare_ties", 3, {"weight": 0.5, "density": 0.5, "normalize": True}, []),
 }  # fmt: skip
 FROM_ZERO = ("linear", "slerp", "nuslerp", "multislerp", "karcher")
@@ -62,7 +76,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def settings_of(name: str, **more: Any) -> widen.Settings:
     method, _, shared, own = CASES[name]
-    origin = method not in FROM_ZERO or name.endswith("from a base")
+    origin = method not in FROM_ZERO or "from a base" in name
     return widen.Settings(method, parameters=shared, models=own, origin=origin, **more)
 
 
@@ -100,9 +114,10 @@ def test_no_method_is_without_a_case() -> None:
     assert {case[0] for case in CASES.values()} == METHODS.keys() - {"widen"}
 
 
-@pytest.mark.parametrize(
-    "name", ["slerp", "nuslerp from a base", "karcher", "model stock", "ties", "breadcrumbs ties", "dare ties"]
-)
+@pytest.mark.parametrize("name", [
+    "slerp", "nuslerp from a base", "nuslerp by row", "karcher", "model stock by filter", "ties", "ties, rescaled",
+    "breadcrumbs ties", "dare ties", "della", "sce, selected",
+])  # fmt: skip
 def test_threads_blocks_and_shards_change_no_byte(
     name: str, folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +167,11 @@ def test_what_is_dropped_differs_by_model_and_tensor_and_keeps_its_share(folders
 # Selection
 
 
+def elements_of(model: np.ndarray) -> Elements:
+    base, other = (StoredTensor(one.view(np.uint32), F32) for one in (np.zeros_like(model), model))
+    return Elements(base, [other], Geometry.of(model.shape, transposed=False))
+
+
 @settings(deadline=None)  # the first example compiles
 @given(
     sizes=st.lists(st.sampled_from([0.0, -0.0, 1e-40, 0.5, -0.5, 0.75, 3.0, 2.0**100]), min_size=1, max_size=60),
@@ -159,7 +179,7 @@ def test_what_is_dropped_differs_by_model_and_tensor_and_keeps_its_share(folders
 )
 def test_the_element_at_a_rank_is_a_stable_sort_s(sizes: list[float], rank: int) -> None:
     model = np.array(sizes, np.float32)
-    found = find_mark(np.zeros_like(model).view(np.uint32), model.view(np.uint32), rank)
+    found = elements_of(model).mark(0, rank)
     order = sorted((abs(float(value)), index) for index, value in enumerate(model))
     if rank <= 0:
         assert found == SMALLEST
@@ -171,9 +191,7 @@ def test_the_element_at_a_rank_is_a_stable_sort_s(sizes: list[float], rank: int)
 
 
 def test_equal_sizes_across_tiles_are_told_apart_by_their_index() -> None:
-    model = np.ones(10_000, np.float32)
-    found = find_mark(np.zeros(10_000, np.uint32), model.view(np.uint32), 9_000)
-    assert found == Mark(1.0, 9_000)
+    assert elements_of(np.ones(100_000, np.float32)).mark(0, 90_000) == Mark(1.0, 90_000)
 
 
 @pytest.mark.parametrize(("density", "count"), [(0.0, 0), (1e-9, 1), (0.5, 5), (0.99, 9), (1.0, 10)])

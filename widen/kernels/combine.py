@@ -13,7 +13,7 @@ def combine_rows(base, models, weights, growth, by_row, out):
     """out = base + (growth * base + sum over models of weight * (model - base)), float64, each operation rounded once.
 
     base, out, and each of the tuple `models`: storage bits (rows, columns), see `bits.as_kernel_array`.
-    weights: float64 (models, rows) when `by_row`, else (models, columns).
+    weights: float64 (models, rows) when `by_row`, else (models, columns). growth: one for each row or column, or none.
 
     The sum is rounded to float32, then to the type of `out`, both to nearest, ties to even. The stop at float32 makes
     an exact tie of the narrow type fall by its own rule, not by the last bit of float64 noise; and a merge written as
@@ -25,7 +25,13 @@ def combine_rows(base, models, weights, growth, by_row, out):
         for first in range(0, columns, TILE_COLUMNS):
             last = min(columns, first + TILE_COLUMNS)
             part = total[: last - first]
-            _grow(base[r, first:last], growth, part)
+            if growth.size == 0:
+                # Nothing is multiplied: a negative zero would come of a negative base.
+                part[:] = 0.0
+            elif by_row:
+                _scale(base[r, first:last], growth[r], part)
+            else:
+                _weigh(base[r, first:last], growth[first:last], part)
             k = 0  # enumerate() does not unroll
             for model in literal_unroll(models):
                 if by_row:
@@ -37,13 +43,15 @@ def combine_rows(base, models, weights, growth, by_row, out):
 
 
 @njit(nogil=True, cache=True)
-def _grow(base, growth, total):
-    # Without growth nothing is multiplied: a negative zero would come of a negative base.
-    if growth == 0.0:
-        total[:] = 0.0
-    else:
-        for c in range(total.size):
-            total[c] = growth * np.float64(decode(base[c]))
+def _scale(base, factor, total):
+    for c in range(total.size):
+        total[c] = factor * np.float64(decode(base[c]))
+
+
+@njit(nogil=True, cache=True)
+def _weigh(base, factors, total):
+    for c in range(total.size):
+        total[c] = factors[c] * np.float64(decode(base[c]))
 
 
 @njit(nogil=True, cache=True)

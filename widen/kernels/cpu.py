@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.combination import Combination, Elected, Mark, Weighted
+from widen.combination import Combination, Elected, Weighted
 from widen.dtypes import StorageType
 from widen.geometry import ColumnSums, Geometry, StoredTensor
 from widen.kernels.bits import as_kernel_array
 
 BLOCK_ELEMENTS = 1 << 18
+NOTHING = np.empty(0)
 
 
 class CpuBackend:
@@ -57,12 +58,6 @@ class CpuResident:
         a, p, q = np.ascontiguousarray(sums.transpose(1, 0, 2))
         return ColumnSums(a, p, q, changed, zeros, float(largest.max(initial=0.0)))
 
-    def mark(self, model: int, rank: int) -> Mark:
-        """Where `rank` elements of a model's delta, the smallest, end."""
-        from widen.kernels.select import find_mark
-
-        return find_mark(_flat(self.base), _flat(self.models[model]), rank)
-
     def combine(self, combination: Combination, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
         """Pass 2: the merged bits in storage order; a block is good until the next one is asked for."""
         if isinstance(combination, Weighted):
@@ -70,28 +65,28 @@ class CpuResident:
         return self._elect(combination, out_type)
 
     def _elect(self, combination: Elected, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
-        from widen.kernels.elect import combine_kept
+        from widen.kernels.elect import combine_kept, rule_of
+        from widen.kernels.elements import Elements, flat
 
-        base, models = _flat(self.base), tuple(_flat(model) for model in self.models)
-        out, kept = np.empty(min(BLOCK_ELEMENTS, base.size), out_type.bits), combination.models
-        sizes = np.array([[one.first.size, one.last.size] for one in kept])
-        indices = np.array([[one.first.index, one.last.index] for one in kept], np.int64)
-        shares = np.array([[one.share, one.key] for one in kept], np.uint64)
-        factors, weights = np.array([one.factor for one in kept]), np.array([one.weight for one in kept])
-        for start in range(0, base.size, BLOCK_ELEMENTS):
-            stop = min(base.size, start + BLOCK_ELEMENTS)
-            merged = out[: stop - start]
-            combine_kept(
-                base[start:stop], tuple(model[start:stop] for model in models), start, sizes, indices, shares,
-                factors, weights, combination.consensus, combination.normalize, combination.scale,
-                as_kernel_array(merged, out_type),
-            )  # fmt: skip
+        base, models, columns = flat(self.base), [flat(model) for model in self.models], self.geometry.stored_columns
+        elements = Elements(self.base, self.models, self.geometry)
+        votes = combination.consensus, combination.equal_votes, combination.normalize
+        weights = np.array([one.weight for one in combination.models])
+        step = max(1, BLOCK_ELEMENTS // max(1, columns)) * max(1, columns)  # whole rows
+        out = np.empty(min(step, base.size), out_type.bits)
+        for start in range(0, base.size, step):
+            ours, *theirs = (one[start : start + step] for one in (base, *models))
+            rules = [rule_of(kept, ours, one, columns) for kept, one in zip(combination.models, theirs, strict=True)]
+            chosen, merged = elements.chosen(start, ours.size, combination.varied), out[: ours.size]
+            bits = as_kernel_array(merged, out_type)
+            combine_kept(ours, tuple(theirs), start, tuple(rules), weights, chosen, votes, combination.scale, bits)
             yield merged
 
     def _weigh(self, combination: Weighted, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
         from widen.kernels.combine import combine_rows
 
-        geometry, by_row, weights = self.geometry, self.geometry.transposed, combination.weights
+        geometry, weights = self.geometry.by(combination.lines), combination.weights
+        by_row, growth = geometry.transposed, combination.growth
         out = np.empty(min(BLOCK_ELEMENTS, geometry.elements), out_type.bits)
         for block in geometry.row_blocks(BLOCK_ELEMENTS):
             sides = (
@@ -101,12 +96,9 @@ class CpuResident:
             span = block.rows if by_row else block.columns
             merged = out[: block.elements]
             bits = as_kernel_array(merged, out_type).reshape(base.shape)
-            combine_rows(base, tuple(models), weights[:, block.index, span], combination.growth, by_row, bits)
+            grown = NOTHING if growth is None else growth[block.index, span]
+            combine_rows(base, tuple(models), weights[:, block.index, span], grown, by_row, bits)
             yield merged
-
-
-def _flat(tensor: StoredTensor) -> NDArray[np.integer]:
-    return as_kernel_array(tensor.data.reshape(-1), tensor.kind)
 
 
 def _matrix(tensor: StoredTensor, geometry: Geometry, index: int) -> NDArray[np.integer]:

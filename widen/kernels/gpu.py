@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.combination import Combination, Mark, Weighted
+from widen.combination import Combination, Weighted
 from widen.dtypes import F32, StorageType
 from widen.errors import EnvironmentFault
 from widen.geometry import ColumnSums, Geometry, StoredTensor
@@ -196,22 +196,14 @@ class CudaResident:
         counts = self._fetch(tally).view(np.int64)
         return ColumnSums(a, p, q, int(counts[0]), int(counts[1]), float(counts[2:].view(np.float64)[0]))
 
-    def mark(self, model: int, rank: int) -> Mark:
-        """Where `rank` elements of a model's delta, the smallest, end: found by the processor, on the mapped bytes."""
-        return self._on_host.mark(model, rank)
-
     def combine(self, combination: Combination, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
         """Pass 2: the merged bits, flat, in storage order; a block is good until the next is asked for.
 
         Weights of columns are combined on the device, whatever else on the processor: the bits are the same.
         """
-        if isinstance(combination, Weighted) and combination.growth == 0.0:
+        if isinstance(combination, Weighted) and combination.growth is None and combination.lines == "columns":
             return self._weigh(combination.weights, out_type)
-        return self._on_host.combine(combination, out_type)
-
-    @property
-    def _on_host(self) -> CpuResident:
-        return CpuResident(self._tensors[0], self._tensors[1:], self._geometry)
+        return CpuResident(self._tensors[0], self._tensors[1:], self._geometry).combine(combination, out_type)
 
     def _weigh(self, weights: NDArray[np.float64], out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
         flat = weights.reshape(len(weights), self._geometry.batch * self._geometry.columns)

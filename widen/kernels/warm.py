@@ -27,7 +27,6 @@ def warm(models: Mapping[StorageType, int] = MODELS) -> None:
             with backend.resident(tensor, [tensor] * count, Geometry.of(data.shape, transposed=False)) as resident:
                 resident.measure(0)
                 list(resident.combine(Weighted(np.ones((count, 1, 1))), kind))
-                resident.mark(0, 1)
                 list(resident.combine(Elected((Kept(1.0),) * count, consensus=False, normalize=False), kind))
 
 

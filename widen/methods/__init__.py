@@ -3,11 +3,13 @@
 from widen.methods import (
     breadcrumbs,
     dare,
+    della,
     karcher,
     linear,
     model_stock,
     multislerp,
     nuslerp,
+    sce,
     slerp,
     task_arithmetic,
     ties,
@@ -16,6 +18,6 @@ from widen.methods import (
 from widen.methods.definition import METHODS, Method
 
 __all__ = [
-    "METHODS", "Method", "breadcrumbs", "dare", "karcher", "linear", "model_stock", "multislerp",
-    "nuslerp", "slerp", "task_arithmetic", "ties", "widen",
+    "METHODS", "Method", "breadcrumbs", "dare", "della", "karcher", "linear", "model_stock", "multislerp",
+    "nuslerp", "sce", "slerp", "task_arithmetic", "ties", "widen",
 ]  # fmt: skip

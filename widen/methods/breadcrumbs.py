@@ -3,30 +3,35 @@
 from widen.combination import Elected, Kept
 from widen.methods.definition import Each, each, merge_method
 from widen.methods.operands import Operands
-from widen.methods.task_vectors import require_share
+from widen.methods.task_vectors import require_share, rescaled
 
 
 @merge_method("breadcrumbs", origin="required")
 def breadcrumbs(
     tensor: Operands, weight: Each, density: Each = each(1.0), gamma: Each = each(0.01),
-    normalize: bool = False, lambda_: float = 1.0,
+    normalize: bool = False, rescale: bool = False, lambda_: float = 1.0,
 ) -> Elected:  # fmt: skip
-    """The weighted sum of what is left: of each delta the `gamma` largest go, and the smallest down to `density`."""
-    return Elected(_between(tensor, weight, density, gamma), consensus=False, normalize=normalize, scale=lambda_)
+    """The weighted sum of what is left: of each delta the `gamma` largest go, and the smallest down to `density`.
+
+    rescale: what is left of a delta is scaled up to the L1 norm of the whole.
+    """
+    kept = _between(tensor, weight, density, gamma, rescale)
+    return Elected(kept, consensus=False, normalize=normalize, scale=lambda_)
 
 
 @merge_method("breadcrumbs_ties", origin="required")
 def breadcrumbs_ties(
     tensor: Operands, weight: Each, density: Each = each(1.0), gamma: Each = each(0.01),
-    normalize: bool = False, lambda_: float = 1.0,
+    normalize: bool = False, rescale: bool = False, lambda_: float = 1.0,
 ) -> Elected:  # fmt: skip
     """The same with the sign that TIES elects in each element."""
-    return Elected(_between(tensor, weight, density, gamma), consensus=True, normalize=normalize, scale=lambda_)
+    kept = _between(tensor, weight, density, gamma, rescale)
+    return Elected(kept, consensus=True, normalize=normalize, scale=lambda_)
 
 
-def _between(tensor: Operands, weight: Each, density: Each, gamma: Each) -> tuple[Kept, ...]:
+def _between(tensor: Operands, weight: Each, density: Each, gamma: Each, rescale: bool) -> tuple[Kept, ...]:
     each = zip(range(tensor.participants), weight, density, gamma, strict=True)
-    return tuple(between(tensor, *one) for one in each)
+    return tuple(rescaled(tensor, one[0], between(tensor, *one), rescale) for one in each)
 
 
 def between(tensor: Operands, model: int, weight: float, density: float, gamma: float) -> Kept:
@@ -35,6 +40,7 @@ def between(tensor: Operands, model: int, weight: float, density: float, gamma: 
     require_share("gamma", gamma)
     if density == 1.0:
         return Kept(weight)
-    count = int(density * tensor.elements)
-    smallest = max(0, tensor.elements - count - int(gamma * tensor.elements))
-    return Kept(weight, tensor.mark(model, smallest), tensor.mark(model, smallest + count))
+    elements = tensor.geometry.elements
+    count = int(density * elements)
+    smallest = max(0, elements - count - int(gamma * elements))
+    return Kept(weight, tensor.elements.mark(model, smallest), tensor.elements.mark(model, smallest + count))

@@ -19,7 +19,7 @@ def karcher(tensor: Operands, max_iter: int = 10, tol: float = 1e-5) -> Weighted
 
     max_iter: steps at most. tol: a length or step below it counts as none, float64.
     """
-    products = gram(tensor)
+    products = gram(tensor)[:, :, 0, 0]
     lengths = np.sqrt(np.maximum(np.diag(products), 0.0))
     alive = lengths > tol
     if len(lengths) == 1 or not alive.any():

@@ -22,7 +22,7 @@ def multislerp(tensor: Operands, weight: Each, normalize_weights: bool = True, e
     eps: added to lengths. Two participants that cancel are averaged; raises RecipeError for more of them that do.
     """
     weights = column(weight) / divisor_of(weight, normalize_weights)
-    products = gram(tensor)
+    products = gram(tensor)[:, :, 0, 0]
     lengths = np.sqrt(np.maximum(np.diag(products), 0.0))
     if len(weights) == 1:
         return spread(tensor, np.array([1.0]))

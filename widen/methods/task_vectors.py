@@ -1,12 +1,17 @@
 """What the methods of task vectors share: weights, and which elements of a delta are kept."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.combination import EVERY
+from widen.combination import EVERY, Kept
 from widen.errors import RecipeError
 from widen.methods.definition import Each
-from widen.methods.operands import total
+from widen.methods.operands import Operands, total
+
+LEAST_SIZE = 1e-7
+"""A delta whose elements add up to less is not scaled."""
 
 
 def column(values: Each) -> NDArray[np.float64]:
@@ -26,6 +31,14 @@ def kept_count(density: float, elements: int) -> int:
     """How many elements a density keeps: rounded down, and at least one of any positive density."""
     require_share("density", density)
     return 0 if density == 0.0 else max(1, int(density * elements))
+
+
+def rescaled(tensor: Operands, model: int, kept: Kept, rescale: bool) -> Kept:
+    """With `rescale`, scaled up to the L1 norm of the whole delta, as mergekit does; nothing is left as nothing."""
+    if not rescale:
+        return kept
+    whole, left = tensor.elements.kept_size(model, kept)
+    return replace(kept, factor=whole / left) if min(whole, left) >= LEAST_SIZE else kept
 
 
 def share_of(density: float) -> int:
