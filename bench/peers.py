@@ -8,22 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.entrants import Entrant, Workplace
+from bench.methods import among, configuration
 
 PACKAGES = ("mergekit==0.1.5", "pydantic~=2.10.0")
 """With a newer pydantic, mergekit 0.1.5 fails on import."""
 VERSION = "import importlib.metadata; print(importlib.metadata.version('mergekit'))"
 OPTIONS = ("--no-copy-tokenizer", "--no-write-model-card", "--quiet")
 """The models have no tokenizer, and nobody else writes a card."""
-WEIGHTED: dict[str, object] = {"weight": 0.5}
-METHODS: dict[str, dict[str, object]] = {
-    "linear": WEIGHTED,
-    "task_arithmetic": WEIGHTED,
-    "slerp": {},
-    "ties": {**WEIGHTED, "density": 0.5},
-    "dare_ties": {**WEIGHTED, "density": 0.5},
-    "sce": {},
-}
-"""Each method with its models' parameters."""
+METHODS = ("linear", "task_arithmetic", "slerp", "ties", "dare_ties", "sce")
+"""Those that stand beside this project's own merge; `--methods` measures every one."""
 
 
 def make_environment(folder: Path) -> None:
@@ -54,29 +47,18 @@ def find_peers(asked: str | None, folder: Path) -> Path | None:
 
 def mergekit_entrants(place: Workplace, folder: Path, device: str) -> list[Entrant]:
     """mergekit's methods on the same files, each with its defaults."""
-    return [_entrant(place, folder, method, device) for method in METHODS]
+    return [mergekit_entrant(place, folder, method, device) for method in METHODS]
 
 
-def configuration(method: str, base: str, models: list[str]) -> dict[str, object]:
-    """A mergekit configuration: slerp goes from the base to one model, linear knows no base, the others take all."""
-    listed = [base, *models] if method == "linear" else [base, models[0]] if method == "slerp" else models
-    content: dict[str, object] = {"merge_method": method, "dtype": "bfloat16"}
-    if method != "linear":
-        content["base_model"] = base
-    entries = [{"model": model, "parameters": METHODS[method]} for model in listed]
-    content["models"] = [{key: value for key, value in entry.items() if value} for entry in entries]
-    content |= {"slerp": {"parameters": {"t": 0.5}}, "sce": {"parameters": {"select_topk": 0.5}}}.get(method, {})
-    return content
-
-
-def _entrant(place: Workplace, folder: Path, method: str, device: str) -> Entrant:
+def mergekit_entrant(place: Workplace, folder: Path, method: str, device: str) -> Entrant:
+    """mergekit's merge by a method."""
     name = f"mergekit-{method.replace('_', '-')}"
     base, *models = (str(path) for path in place.inputs.values())
     recipe, out = place.recipe(name, configuration(method, base, models)), place.out(name)
     arguments = [str(recipe), str(out), *OPTIONS, *(["--cuda"] if device == "cuda" else [])]
     prepare: Callable[[], None] = place.put_tuned
-    module, among = "mergekit.scripts.run_yaml", " (of two models)" if method == "slerp" else ""
-    return Entrant(name, f"mergekit, {method}{among}", _python(folder), module, arguments, prepare, out, "mergekit")
+    module, caption = "mergekit.scripts.run_yaml", f"mergekit, {method}{among(method)}"
+    return Entrant(name, caption, _python(folder), module, arguments, prepare, out, "mergekit")
 
 
 def _python(folder: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench.entrants import Entrant
-from bench.peers import METHODS, configuration
+from bench.methods import EACH, configuration
 from bench.plot import plot
 from bench.rounds import choose
 from bench.summary import floor_medians, summarise
@@ -134,12 +134,14 @@ def test_a_word_that_names_nobody_is_an_error() -> None:
         choose(ENTRANTS, ["widen", "mergkit"])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH)
 def test_mergekit_gets_the_models_that_its_method_takes(method: str) -> None:
     content = configuration(method, "base", ["tuned", "pretrained"])
     named = [entry["model"] for entry in content["models"]]
     assert named == {
-        "linear": ["base", "tuned", "pretrained"], "slerp": ["base", "tuned"],
+        "linear": ["base", "tuned", "pretrained"],
+        "karcher": ["base", "tuned", "pretrained"],
+        "slerp": ["base", "tuned"],
     }.get(method, ["tuned", "pretrained"])  # fmt: skip
-    assert content.get("base_model") == (None if method == "linear" else "base")
+    assert content.get("base_model") == (None if method in ("linear", "karcher") else "base")
     assert content["dtype"] == "bfloat16"
