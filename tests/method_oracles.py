@@ -143,7 +143,8 @@ def della(base, models, weight, density, epsilon, name, normalize=True, rescale=
     kept = []
     for place, (delta, d, e) in enumerate(zip(_deltas(base, models), density, epsilon, strict=True)):
         rows = delta.reshape(-1, delta.shape[-1])
-        ranks = np.argsort(np.argsort(np.abs(rows), axis=1, kind="stable"), axis=1, kind="stable")
+        sizes = np.abs(rows).astype(np.float32)  # ranked as mergekit does, by float32
+        ranks = np.argsort(np.argsort(sizes, axis=1, kind="stable"), axis=1, kind="stable")
         shares = (
             (d - e + ranks / max(1, rows.shape[1] - 1) * 2 * e).reshape(delta.shape) if d < 1 else np.ones(delta.shape)
         )

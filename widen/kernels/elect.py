@@ -7,7 +7,7 @@ from numba import literal_unroll, njit
 from numpy.typing import NDArray
 
 from widen.combination import EVERY, Kept
-from widen.kernels.bits import decode, encode
+from widen.kernels.bits import bits_of, decode, encode
 from widen.kernels.random import draw
 
 TILE = 1024
@@ -32,26 +32,44 @@ class Rule(NamedTuple):
 def rule_of(kept: Kept, base: NDArray[np.integer], model: NDArray[np.integer], columns: int) -> Rule:
     """The rule for a run of whole stored rows of `columns` elements. base, model: storage bits, flat."""
     limits = np.empty(base.size if kept.spread else 0, np.uint32)
-    if kept.spread and base.size:
-        _fill_limits(base.reshape(-1, columns), model.reshape(-1, columns), kept.share, kept.spread, limits)
+    if limits.size:
+        _fill_limits(_order(base, model, columns), kept.share, kept.spread, limits)
     return Rule(
         kept.first.size, kept.first.index, kept.last.size, kept.last.index, np.uint64(kept.share), np.uint64(kept.key),
         kept.factor, kept.unbiased, limits,
     )  # fmt: skip
 
 
+def _order(base: NDArray[np.integer], model: NDArray[np.integer], columns: int) -> NDArray[np.uint64]:
+    """Each row's columns from the smallest delta to the largest, in the low halves of (rows, columns).
+
+    Sorted by the bits of the size as float32, then by column: no two keys are equal, so every sort gives one order.
+    """
+    keys = np.empty((base.size // columns, columns), np.uint64)
+    _fill_keys(base, model, keys)
+    keys.sort(axis=1)
+    return keys
+
+
 @njit(nogil=True, cache=True)
-def _fill_limits(base, model, share, spread, out):
-    """Each element's share of 2**32 by rank in its row: share - spread for the smallest, share + spread at the end."""
-    rows, columns = base.shape
+def _fill_keys(base, model, keys):
+    rows, columns = keys.shape
     for r in range(rows):
-        sizes = np.empty(columns)
+        ours, theirs = base[r * columns : (r + 1) * columns], model[r * columns : (r + 1) * columns]
         for c in range(columns):
-            sizes[c] = abs(np.float64(decode(model[r, c])) - np.float64(decode(base[r, c])))
-        order = np.argsort(sizes, kind="mergesort")
-        for rank in range(columns):
-            way = rank / (columns - 1) if columns > 1 else 0.5
-            out[r * columns + order[rank]] = np.uint32(min(share - spread + np.rint(way * (2 * spread)), EVERY - 1))
+            size = abs(np.float64(decode(theirs[c])) - np.float64(decode(ours[c])))
+            keys[r, c] = np.uint64(bits_of(np.float32(size))) << np.uint64(32) | np.uint64(c)
+
+
+@njit(nogil=True, cache=True)
+def _fill_limits(order, share, spread, out):
+    """Each element's share of 2**32 by rank in its row: share - spread for the smallest, share + spread at the end."""
+    rows, columns = order.shape
+    for rank in range(columns):
+        way = rank / (columns - 1) if columns > 1 else 0.5
+        limit = np.uint32(min(share - spread + np.rint(way * (2 * spread)), EVERY - 1))
+        for r in range(rows):
+            out[r * columns + np.int64(order[r, rank] & np.uint64(0xFFFFFFFF))] = limit
 
 
 @njit(nogil=True, cache=True)
@@ -137,23 +155,21 @@ def _mix(parts, weights, votes, mixed, divisor):
             mixed[c] += parts[k, c] * vote
             divisor[c] += weights[k]
     if consensus:
-        _elect(parts, weights, equal, mixed, divisor)
+        _elect(parts, weights, equal, np.where(mixed >= 0.0, 1.0, -1.0), mixed, divisor)
     if normalize:
         for c in range(mixed.size):
             mixed[c] = mixed[c] / (divisor[c] if abs(divisor[c]) >= LEAST_DIVISOR else 1.0)
 
 
 @njit(nogil=True, cache=True)
-def _elect(parts, weights, equal, mixed, divisor):
-    """`mixed` holds the votes' sum on entry; a sum of zero elects plus, and a zero has no sign."""
-    for c in range(mixed.size):
-        sign = 1.0 if mixed[c] >= 0.0 else -1.0
-        total = 0.0
-        count = 0.0
-        for k in range(weights.size):
-            part = parts[k, c] * weights[k]
-            agrees = (parts[k, c] if equal else part) * sign > 0.0
-            total += part if agrees else 0.0
-            count += weights[k] if agrees else 0.0
-        mixed[c] = total
-        divisor[c] = count
+def _elect(parts, weights, equal, sign, mixed, divisor):
+    """What has the elected sign, and its weights; a zero has no sign."""
+    mixed[:] = 0.0
+    divisor[:] = 0.0
+    for k in range(weights.size):
+        weight = weights[k]
+        vote = 1.0 if equal else weight
+        for c in range(mixed.size):
+            agrees = parts[k, c] * vote * sign[c] > 0.0
+            mixed[c] += parts[k, c] * weight if agrees else 0.0
+            divisor[c] += weight if agrees else 0.0

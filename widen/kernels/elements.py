@@ -13,6 +13,8 @@ from widen.kernels.bits import as_kernel_array, decode
 from widen.kernels.elect import keep, rule_of
 from widen.kernels.select import PIECE, find_mark, pieces
 
+LANES, TILE = 64, 1024
+
 
 @dataclass(frozen=True)
 class Elements:
@@ -38,32 +40,33 @@ class Elements:
         """Which of `count` elements from an index on stand at or beyond a mark of the variance: of none when all do."""
         if varied == SMALLEST:
             return np.empty(0, np.bool_)
-        found = np.empty(count)
+        found, chosen = np.empty(count), np.empty(count, np.bool_)
         self._variances(start, found)
-        later = np.arange(start, start + count) >= varied.index
-        reached: NDArray[np.bool_] = (found > varied.size) | ((found == varied.size) & later)
-        return reached
+        _reach(found, start, varied.size, varied.index, chosen)
+        return chosen
 
     def energies(self, varied: Mark) -> NDArray[np.float64]:
         """Each model's sum of squared deltas over the elements at or beyond a mark of the variance, (models,)."""
-        totals = np.zeros(len(self.models))
+        totals = np.zeros((len(self.models), LANES))
         for start in range(0, self.geometry.elements, PIECE):
             count = min(PIECE, self.geometry.elements - start)
             chosen = self.chosen(start, count, varied)
             for model in range(len(self.models)):
-                _add_squares(*self._pair(model, start, count), chosen, totals[model : model + 1])
-        return totals
+                _add_squares(*self._pair(model, start, count), chosen, totals[model])
+        energies: NDArray[np.float64] = np.cumsum(totals, axis=1)[:, -1]
+        return energies
 
     def kept_size(self, model: int, kept: Kept) -> tuple[float, float]:
         """The sum of a model's abs(delta) over all elements, and over those kept, without factor and weight."""
-        totals, columns = np.zeros(2), max(1, self.geometry.stored_columns)
+        totals, columns = np.zeros((2, LANES)), max(1, self.geometry.stored_columns)
         step = max(1, PIECE // columns) * columns
         for start in range(0, self.geometry.elements, step):
             base, other = self._pair(model, start, min(step, self.geometry.elements - start))
             left = np.empty(base.size)
             keep(base, other, start, rule_of(replace(kept, factor=1.0), base, other, columns), 0, left)
-            _add_sizes(base, other, left, totals)
-        return float(totals[0]), float(totals[1])
+            _add_sizes(base, other, left, start, totals)
+        whole, rest = np.cumsum(totals, axis=1)[:, -1]
+        return float(whole), float(rest)
 
     def _pair(self, model: int, start: int, count: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         base, other = flat(self.base), flat(self.models[model])
@@ -74,7 +77,7 @@ class Elements:
 
     def _variances(self, start: int, out: NDArray[np.float64]) -> None:
         models = tuple(flat(model)[start : start + len(out)] for model in self.models)
-        _fill_variances(flat(self.base)[start : start + len(out)], models, np.empty((len(models), len(out))), out)
+        _fill_variances(flat(self.base)[start : start + len(out)], models, out)
 
 
 def flat(tensor: StoredTensor) -> NDArray[np.integer]:
@@ -95,34 +98,59 @@ def _deltas(base, model, out):
 
 
 @njit(nogil=True, cache=True)
-def _fill_variances(base, models, deltas, out):
+def _fill_variances(base, models, out):
     """The variance of each element's delta over the models: the mean square about the mean, models in recipe order."""
-    k = 0  # enumerate() does not unroll
-    for model in literal_unroll(models):
-        _deltas(base, model, deltas[k])
-        k += 1  # noqa: SIM113
-    count = deltas.shape[0]
+    deltas = np.empty((len(models), TILE))
+    mean = np.empty(TILE)
+    for start in range(0, out.size, TILE):
+        stop = min(out.size, start + TILE)
+        k = 0  # enumerate() does not unroll
+        for model in literal_unroll(models):
+            _deltas(base[start:stop], model[start:stop], deltas[k, : stop - start])
+            k += 1  # noqa: SIM113
+        _variance(deltas[:, : stop - start], mean[: stop - start], out[start:stop])
+
+
+@njit(nogil=True, cache=True)
+def _variance(deltas, mean, out):
+    count = np.float64(deltas.shape[0])
+    mean[:] = 0.0
+    out[:] = 0.0
+    for k in range(deltas.shape[0]):
+        for c in range(out.size):
+            mean[c] += deltas[k, c]
     for c in range(out.size):
-        mean = 0.0
-        for k in range(count):
-            mean += deltas[k, c]
-        mean /= count
-        total = 0.0
-        for k in range(count):
-            total += (deltas[k, c] - mean) * (deltas[k, c] - mean)
-        out[c] = total / count
+        mean[c] /= count
+    for k in range(deltas.shape[0]):
+        for c in range(out.size):
+            apart = deltas[k, c] - mean[c]
+            out[c] += apart * apart
+    for c in range(out.size):
+        out[c] /= count
 
 
 @njit(nogil=True, cache=True)
-def _add_squares(base, model, chosen, total):
-    for c in range(base.size):
-        delta = np.float64(decode(model[c])) - np.float64(decode(base[c]))
-        if chosen.size == 0 or chosen[c]:
-            total[0] += delta * delta
+def _reach(found, first, size, index, out):
+    for c in range(out.size):
+        out[c] = found[c] > size or (found[c] == size and first + c >= index)
+
+
+# A sum has LANES partial sums, each of every LANES-th element in order, added up at last: one order for any pieces.
 
 
 @njit(nogil=True, cache=True)
-def _add_sizes(base, model, left, totals):
+def _add_squares(base, model, chosen, totals):
+    """The run begins at a multiple of LANES."""
+    for start in range(0, base.size, LANES):
+        for lane in range(min(LANES, base.size - start)):
+            c = start + lane
+            delta = np.float64(decode(model[c])) - np.float64(decode(base[c]))
+            totals[lane] += delta * delta if chosen.size == 0 or chosen[c] else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _add_sizes(base, model, left, first, totals):
     for c in range(base.size):
-        totals[0] += abs(np.float64(decode(model[c])) - np.float64(decode(base[c])))
-        totals[1] += abs(left[c])
+        lane = (first + c) % LANES
+        totals[0, lane] += abs(np.float64(decode(model[c])) - np.float64(decode(base[c])))
+        totals[1, lane] += abs(left[c])
