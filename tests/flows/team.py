@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ def followed(recipe: str) -> str:
         "champion": [{"task": "bpb_id", "metric": "bits_per_byte", "margin": 0.5}],
     }
     return yaml.safe_dump(asked)
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    """What the server says; one that is busy (503) is asked again, as Prefect's own client does."""
+    for pause in (1, 2, 4, 8):
+        with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+        time.sleep(pause)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
 
 
 @dataclass
@@ -163,8 +174,7 @@ class Team:
         address = f"http://127.0.0.1:{self.settings['WIDEN_PREFECT_PORT']}/api/{path}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(address, data, headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        return _answer(request)
 
     def artifacts(self) -> dict[str, Any]:
         """The newest artifact of each key of the recipe, by the key without the recipe's name."""
