@@ -16,7 +16,7 @@ TRITON := triton==3.9.0
 ARGS ?=
 # Tests at a time. Each worker loads torch, so more need more memory: 2 GB each is enough.
 JOBS ?= 2
-DEALT = --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+DEALT = --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 WORKSPACE ?= widen-demo/workspace
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -1,12 +1,25 @@
 """How tests are dealt to workers: those of a file stay together, and so do all that need the demo: it runs once."""
 
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        together = "demo" if "demo" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "demo" if _needs_demo(config.rootpath / file) else file
+
+    return ByFile(config, log)
+
+
+@cache
+def _needs_demo(file: Path) -> bool:
+    """Whether a test in it asks for the fixture, as every one spells it."""
+    return "demo: Ran" in file.read_text()
