@@ -137,9 +137,19 @@ def _missing(merge: Merge, method: Method) -> Iterator[Fault]:
         if not parameter.each:
             yield Fault(("merge", "parameters"), f"`{method.name}` needs `{parameter.name}`")
             continue
-        for index, entry in enumerate(merge.models):
-            if entry.model != merge.base_model and parameter.name not in entry.parameters:
-                yield Fault(("merge", "models", index), f"`{method.name}` needs its `{parameter.name}`")
+        for where, own in _participants(merge):
+            if parameter.name not in own:
+                yield Fault(where, f"`{method.name}` needs its `{parameter.name}`")
+
+
+def _participants(merge: Merge) -> Iterator[tuple[Where, Mapping[str, Setting]]]:
+    """Where each participant stands, and its own parameters; the base is one where it is no origin."""
+    listed = {entry.model for entry in merge.models}
+    if merge.base_model is not None and not has_origin(merge) and merge.base_model not in listed:
+        yield ("merge", "base_model"), {}
+    for index, entry in enumerate(merge.models):
+        if entry.model != merge.base_model or not has_origin(merge):
+            yield ("merge", "models", index), entry.parameters
 
 
 def _count(merge: Merge, method: Method) -> Iterator[Fault]:

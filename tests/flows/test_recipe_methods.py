@@ -148,6 +148,10 @@ ROWS: dict[str, tuple[str, str]] = {
         r"base_model: a required key is missing: `ties` merges what changed since it",
     ),
     "no weight": (written("ties", A, [(B, {"weight": 1}), (C, {})]), r"models\[1\]: `ties` needs its `weight`"),
+    "no weight of the base": (
+        written("linear", A, [(B, {"weight": 1})]),
+        r"base_model: `linear` needs its `weight`",
+    ),
     "no t": (written("slerp", A, [(B, {})]), r"parameters: `slerp` needs `t`"),
     "one of its own": (
         written("ties", A, [(B, {"weight": 1, "normalize": True})]),
