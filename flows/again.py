@@ -116,7 +116,7 @@ def _check_recipe(lineage: "Lineage", manifest: "Manifest", scratch: Path, read:
 
 def _of_tensors(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the merged tensors depend on: how they are laid out in files was asked on the command line."""
-    return {key: value for key, value in settings.items() if key not in ("shard_bytes", "out_dtype")}
+    return {key: value for key, value in settings.items() if key != "shard_bytes"}
 
 
 def _check_inputs(

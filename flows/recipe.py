@@ -76,12 +76,11 @@ class Recipe:
         """sha256 of what decides the merged bytes: the sources used, in order, the method, its settings, the type."""
         inputs = [[name, source.place] for name, source in self.inputs.items()]
         asked = self.settings.content
-        own = asked.pop("parameters", {})  # what is asked of the merge as a whole stands beside its method
-        settings = {**own, **asked, "dtype": asked.pop("out_dtype")}
-        return _digest({"inputs": inputs, "settings": {k: v for k, v in settings.items() if k != "out_dtype"}})
+        dtype, shared = asked.pop("out_dtype"), asked.pop("parameters", {})
+        return _digest({"inputs": inputs, "settings": {**shared, **asked, "dtype": dtype}})
 
     @property
-    def settings(self) -> "Settings":
+    def settings(self) -> Settings:
         """The merge section as the engine's settings."""
         return recipe_methods.settings_of(self.merge)
 

@@ -49,7 +49,12 @@ class Settings:
             if isinstance(value := getattr(self, key), int) and not isinstance(value, bool):
                 object.__setattr__(self, key, float(value))
         if self.definition.origin == ("none" if self.origin else "required"):
-            raise RecipeError(f"merge method {self.method}: origin {self.origin} is not what it merges from")
+            told = (
+                "merges whole models: say origin=False"
+                if self.origin
+                else "merges what changed since a base: origin=True"
+            )
+            raise RecipeError(f"merge method {self.method} {told}")
         if self.out_dtype is not None:
             storage_type(self.out_dtype)
         if self.shard_bytes is not None and self.shard_bytes < 1:

@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
 from widen.checkpoint import Checkpoint
 from widen.checks import Problem
@@ -21,6 +20,7 @@ from widen.contents import Contents
 from widen.digests import canonical_json, digest_of
 from widen.dtypes import F16, StorageType
 from widen.geometry import ColumnSums, StoredTensor
+from widen.methods.operands import total
 from widen.plan import MergePlan, TensorPlan
 from widen.summary import TensorSummary
 
@@ -200,13 +200,8 @@ def _summarise(model: Checkpoint, tensor: TensorPlan, sums: ColumnSums) -> Tenso
 
 def _norms(sums: ColumnSums) -> tuple[float, float, float]:
     """Frobenius norms of the base's tensor, the model's, and the delta."""
-    base, product, delta = (_total(part) for part in (sums.base, sums.product, sums.delta))
+    base, product, delta = (float(total(part)) for part in (sums.base, sums.product, sums.delta))
     return sqrt(base), sqrt(max(0.0, base + 2.0 * product + delta)), sqrt(delta)
-
-
-def _total(values: NDArray[np.float64]) -> float:
-    """A sum in one order; NumPy's `sum` promises none."""
-    return float(np.cumsum(values.reshape(-1))[-1]) if values.size else 0.0
 
 
 def count_not_finite(tensor: StoredTensor) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,12 @@ def followed(recipe: str) -> str:
 def _answer(request: urllib.request.Request) -> Any:
     """What the server says; one that is busy (503) is asked again, as Prefect's own client does."""
     for pause in (1, 2, 4, 8):
-        with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
         time.sleep(pause)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)

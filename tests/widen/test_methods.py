@@ -212,8 +212,8 @@ def test_a_positive_density_keeps_at_least_one(density: float, count: int) -> No
         ({"method": "ties", "parameters": {"weight": []}}, "weight: expected at least one value"),
         ({"method": "ties", "parameters": {"weight": [1, {"value": 2}]}}, "weight: expected values, or"),
         ({"method": "ties", "parameters": {"weight": {"filer": "mlp", "value": 2}}}, "found `filer`"),
-        ({"method": "linear"}, "origin True is not what it merges from"),
-        ({"method": "ties", "origin": False}, "origin False is not what it merges from"),
+        ({"method": "linear"}, "linear merges whole models: say origin=False"),
+        ({"method": "ties", "origin": False}, "ties merges what changed since a base: origin=True"),
     ],
 )
 def test_settings_that_a_method_does_not_take(asked: dict[str, Any], words: str) -> None:

@@ -73,7 +73,11 @@ class Elements:
         return base[start : start + count], other[start : start + count]
 
     def _sizes(self, model: int) -> Callable[[int, NDArray[np.float64]], None]:
-        return lambda start, out: _delta_sizes(*self._pair(model, start, len(out)), out)
+        def fill(start: int, out: NDArray[np.float64]) -> None:
+            _deltas(*self._pair(model, start, len(out)), out)
+            np.abs(out, out=out)
+
+        return fill
 
     def _variances(self, start: int, out: NDArray[np.float64]) -> None:
         models = tuple(flat(model)[start : start + len(out)] for model in self.models)
@@ -83,12 +87,6 @@ class Elements:
 def flat(tensor: StoredTensor) -> NDArray[np.integer]:
     """All bits of a tensor in storage order, for a kernel."""
     return as_kernel_array(tensor.data.reshape(-1), tensor.kind)
-
-
-@njit(nogil=True, cache=True)
-def _delta_sizes(base, model, out):
-    for c in range(out.size):
-        out[c] = abs(np.float64(decode(model[c])) - np.float64(decode(base[c])))
 
 
 @njit(nogil=True, cache=True)
