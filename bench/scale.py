@@ -115,7 +115,7 @@ def merge_and_drop(folder: Path, layers: int, memory: int) -> None:
     engine = Engine(open_backend("cpu"), budget, Contents(), StatisticsStore(None), progress_on())
     started = time.perf_counter()
     engine.over_tensors(
-        "merge", plan.tensors, lambda _: plan.checkpoints, lambda tensor: engine.merge(plan, tensor, _drop)
+        "merge", plan.tensors, lambda one: one.sides, lambda one: engine.merge(plan.settings, one, _drop)
     )
     print(f"merged {_elements(plan) / 1e9:.1f} G parameters in {time.perf_counter() - started:.0f} s")
     print(f"budget {budget.size / 1e9:.2f} GB, held at most {budget.peak / 1e9:.2f} GB")

@@ -7,14 +7,15 @@ print(manifest.digest)
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from widen.arrangement import arranged
 from widen.backend import open_backend
 from widen.checkpoint import Checkpoint
-from widen.checks import Problem, refuse, structure_problems
+from widen.checks import Problem, refuse
 from widen.companions import write_companions
 from widen.contents import Contents
 from widen.digests import DigestCache, canonical_json, digest_of
@@ -25,7 +26,7 @@ from widen.manifest import MANIFEST_FILE, Input, Manifest, Recipe, ReuseRecord, 
 from widen.memory import MemoryBudget, default_budget
 from widen.outlook import Outlook, foresee, remember_rates
 from widen.output import write_output
-from widen.plan import MergePlan, TensorPlan, make_plan
+from widen.plan import MergePlan, TensorPlan
 from widen.profile import Profile
 from widen.progress import Progress, silent
 from widen.reuse import FIRST_RUN, find
@@ -84,6 +85,7 @@ def inspect(
     base: Folder | Checkpoint,
     models: Sequence[Folder | Checkpoint],
     *,
+    settings: Settings = DEFAULT_SETTINGS,
     allow_config: Sequence[str] = (),
     file_digests: bool = False,
     resources: Resources = DEFAULT_RESOURCES,
@@ -94,13 +96,13 @@ def inspect(
     Tensors that a model lacks, or has in another shape, are reported and not measured. Raises InputsRefused only for a
     checkpoint that cannot be read safely.
     """
-    opened = [opened_checkpoint(source) for source in (base, *models)]
-    plan = make_plan(opened[0], opened[1:], DEFAULT_SETTINGS, resources.kept("architectures"))
-    problems = structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures"))
     files = DigestCache(resources.kept("digests")) if file_digests else None
-    with open_engine(resources, progress, Profile()) as engine:
-        engine.contents.watch(plan.checkpoints)
-        looks = engine.over_tensors("measure", plan.tensors, lambda _: plan.checkpoints, partial(_look, engine, plan))
+    with (
+        planned((base, *models), settings, allow_config, resources) as (plan, problems),
+        open_engine(resources, progress, Profile()) as engine,
+    ):
+        engine.contents.watch((*plan.inputs, *plan.checkpoints))
+        looks = engine.over_tensors("measure", plan.tensors, lambda one: one.sides, partial(_look, engine))
         inputs = describe_inputs(plan, engine.contents, files, progress)
         engine.contents.require_unchanged()
     problems += [problem for look in looks for problem in look.problems]
@@ -131,14 +133,13 @@ def merge(
     EnvironmentFault for device and disk.
     """
     out = Path(out)
-    opened = [opened_checkpoint(source) for source in (base, *models)]
-    recipe = recipe or _recipe_of(opened, settings)
+    recipe = recipe or _recipe_of((base, *models), settings)
     previous = require_own_output(out, recipe, any_settings)
-    plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
-    refuse(structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures")))
     files = DigestCache(resources.kept("digests")) if file_digests else None
-    with open_engine(resources, progress, profile or Profile()) as engine:
-        return _merge_plan(plan, engine, out, recipe, files, previous)
+    with planned((base, *models), settings, allow_config, resources) as (plan, problems):
+        refuse(problems)
+        with open_engine(resources, progress, profile or Profile()) as engine:
+            return _merge_plan(plan, engine, out, recipe, files, previous)
 
 
 def outlook(
@@ -151,16 +152,14 @@ def outlook(
     resources: Resources = DEFAULT_RESOURCES,
 ) -> tuple[Outlook, list[Problem]]:
     """What `merge` would do with the same arguments, and why it would refuse, from headers and the cache alone."""
-    opened = [opened_checkpoint(source) for source in (base, *models)]
-    recipe = recipe or _recipe_of(opened, settings)
+    recipe = recipe or _recipe_of((base, *models), settings)
     previous = require_own_output(Path(out), recipe) if out else None
-    plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
-    problems = structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures"))
     contents, store = Contents(resources.kept("contents")), StatisticsStore(resources.kept("statistics"))
     lanes = resources.threads or len(os.sched_getaffinity(0))
     cache = Path(resources.cache) if resources.cache else None
     try:
-        return foresee(plan, contents, store, previous, lanes, Path(out or "."), cache), problems
+        with planned((base, *models), settings, allow_config, resources) as (plan, problems):
+            return foresee(plan, contents, store, previous, lanes, Path(out or "."), cache), problems
     finally:
         store.close()
 
@@ -189,7 +188,7 @@ def require_own_output(out: Path, recipe: Recipe, any_settings: bool = False) ->
 def _merge_plan(
     plan: MergePlan, engine: Engine, out: Path, recipe: Recipe, files: DigestCache | None, previous: Manifest | None
 ) -> Manifest:
-    engine.contents.watch(plan.checkpoints)
+    engine.contents.watch((*plan.inputs, *plan.checkpoints))
     if previous is not None:
         engine.name_inputs(plan)
         inputs = describe_inputs(plan, engine.contents, files, engine.progress)
@@ -253,9 +252,9 @@ class _Look:
     problems: list[Problem]
 
 
-def _look(engine: Engine, plan: MergePlan, tensor: TensorPlan) -> _Look:
-    measured = engine.measure(plan, tensor)
-    return _Look([(one.summary, one.digest) for one in measured], finiteness_problems(plan, tensor, measured))
+def _look(engine: Engine, tensor: TensorPlan) -> _Look:
+    measured = engine.measure(tensor)
+    return _Look([(one.summary, one.digest) for one in measured], finiteness_problems(tensor, measured))
 
 
 def _summary_of(model: str, looks: Sequence[tuple[TensorSummary, str]]) -> ModelSummary:
@@ -268,11 +267,14 @@ def _is_intact(previous: Manifest, out: Path, engine: Engine) -> bool:
         return not previous.damage(out, advance)
 
 
-def opened_checkpoint(source: Folder | Checkpoint) -> Checkpoint:
-    """The checkpoint of a folder, or the one given."""
-    return source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+def planned(
+    sources: Sequence[Folder | Checkpoint], settings: Settings, allow_config: Sequence[str], resources: Resources
+) -> AbstractContextManager[tuple[MergePlan, list[Problem]]]:
+    """`arranged`, with what it computes kept where `resources` say."""
+    return arranged(sources, settings, allow_config, resources.kept("overlays"), resources.kept("architectures"))
 
 
-def _recipe_of(checkpoints: Sequence[Checkpoint], settings: Settings) -> Recipe:
-    folders = [str(checkpoint.folder.absolute()) for checkpoint in checkpoints]
+def _recipe_of(sources: Sequence[Folder | Checkpoint], settings: Settings) -> Recipe:
+    paths = (source.folder if isinstance(source, Checkpoint) else Path(source) for source in sources)
+    folders = [str(path.absolute()) for path in paths]
     return Recipe("merge", digest_of({"folders": folders, "settings": settings.digest}))

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,13 +52,18 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint folder. `name` is what messages and manifests call it; only headers have been read."""
+    """An opened checkpoint folder. `name` is what messages and manifests call it; only headers have been read.
+
+    made_of: the checkpoints that a *view* was made from, none for a checkpoint that lies in its folder as it is. A
+    view's tensors may have other names than in their files, and lie in files elsewhere.
+    """
 
     name: str
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorEntry]
     shards: tuple[str, ...]
+    made_of: tuple["Checkpoint", ...] = ()
     _maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -94,6 +99,20 @@ class Checkpoint:
     def _is_indexed(self) -> bool:
         return self.shards != (SINGLE_FILE,)
 
+    @property
+    def inputs(self) -> tuple["Checkpoint", ...]:
+        """What lies on the disk as it is: this checkpoint, or those that the view was made from."""
+        return self.made_of or (self,)
+
+    def view(self, tensors: Mapping[str, TensorEntry], config: Mapping[str, Any] | None = None) -> "Checkpoint":
+        """This checkpoint with other `tensors`, by name, whose entries may name files elsewhere by absolute path."""
+        held = dict(sorted(tensors.items()))
+        return replace(self, tensors=held, config=config or self.config, made_of=self.inputs, _maps={})
+
+    def path_of(self, name: str) -> Path:
+        """The file that a tensor lies in."""
+        return self.folder / self.tensors[name].file
+
     def bytes_of(self, file: str) -> NDArray[np.uint8]:
         """A shard's bytes, mapped read-only: pages come from the page cache and are never anonymous memory."""
         if file not in self._maps:
@@ -117,6 +136,22 @@ class Checkpoint:
             span = span.copy()
             span.flags.writeable = False
         return StoredTensor(span.view(kind.bits), kind)
+
+
+class Side(NamedTuple):
+    """One tensor of one checkpoint: a participant in the merge of a tensor, under its own name there."""
+
+    checkpoint: Checkpoint
+    name: str
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.checkpoint.tensors[self.name].size
+
+    def tensor(self) -> StoredTensor:
+        """Its stored bits."""
+        return self.checkpoint.tensor(self.name)
 
 
 def read_json(name: str, path: Path) -> dict[str, Any]:

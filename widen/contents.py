@@ -30,17 +30,17 @@ class Contents:
 
     def known(self, checkpoint: Checkpoint, name: str) -> str | None:
         """What `of` would return, if that is known without reading."""
-        return self._file(checkpoint, name)[1].get(name)
+        return self._file(checkpoint, name)[1].get(checkpoint.tensors[name].name)
 
     def of(self, checkpoint: Checkpoint, name: str) -> str:
         """Storage type and digest of one tensor, as in BF16:1f3c..., from memory or by reading its bytes."""
-        digests = self._file(checkpoint, name)[1]
-        if name not in digests:
+        digests, stored = self._file(checkpoint, name)[1], checkpoint.tensors[name].name
+        if stored not in digests:
             from blake3 import blake3
 
             kind = checkpoint.tensors[name].kind.name
-            digests[name] = f"{kind}:{blake3(checkpoint.span(name).data).hexdigest()}"
-        return digests[name]
+            digests[stored] = f"{kind}:{blake3(checkpoint.span(name).data).hexdigest()}"
+        return digests[stored]
 
     def all_of(self, checkpoint: Checkpoint) -> dict[str, str]:
         """Of every tensor of a checkpoint, by name."""
@@ -58,7 +58,7 @@ class Contents:
             self._remembered.put(Path(path), fingerprint, json.dumps(digests, sort_keys=True))
 
     def _file(self, checkpoint: Checkpoint, name: str) -> tuple[Fingerprint, dict[str, str]]:
-        path = f"{checkpoint.folder}/{checkpoint.tensors[name].file}"
+        path = str(checkpoint.path_of(name))
         known = self._files.get(path)
         if known is None:
             with self._lock:

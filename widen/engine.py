@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widen.backend import Backend, Resident
-from widen.checkpoint import Checkpoint
+from widen.checkpoint import Side
 from widen.checks import Problem
 from widen.contents import Contents
 from widen.geometry import ColumnSums
 from widen.memory import MemoryBudget
-from widen.methods import METHODS
 from widen.operands import TensorOperands
 from widen.plan import MergePlan, TensorPlan
 from widen.profile import Profile
 from widen.progress import Progress
 from widen.readahead import Readahead
+from widen.settings import Settings
 from widen.statistics import Measured, StatisticsStore, finiteness_problems
 
 T = TypeVar("T")
@@ -36,9 +36,9 @@ COLUMN_BYTES, LANE_BYTES = 176, 4 << 20
 """Memory of one tensor in a lane: bytes for each column of each model (sums, ranks, weights), and for blocks."""
 
 
-def memory_of(plan: MergePlan, tensor: TensorPlan) -> int:
+def memory_of(tensor: TensorPlan) -> int:
     """Bytes of memory that a lane needs for one tensor; its weights stay in the page cache."""
-    return len(plan.models) * tensor.geometry.batch * tensor.geometry.columns * COLUMN_BYTES + LANE_BYTES
+    return len(tensor.models) * tensor.geometry.batch * tensor.geometry.columns * COLUMN_BYTES + LANE_BYTES
 
 
 class NotFinite(Exception):
@@ -64,15 +64,15 @@ class Engine:
         self,
         label: str,
         tensors: Sequence[TensorPlan],
-        reads: Callable[[TensorPlan], Sequence[Checkpoint]],
+        reads: Callable[[TensorPlan], Sequence[Side]],
         work: Callable[[TensorPlan], T],
     ) -> list[T]:
         """Run `work` on every tensor, as many at a time as there are lanes; the results in order.
 
-        reads: the checkpoints whose bytes the work on a tensor needs; they are read ahead.
+        reads: what the work on a tensor needs the bytes of; they are read ahead.
         """
-        groups = [[(checkpoint, tensor.name) for checkpoint in reads(tensor)] for tensor in tensors]
-        sizes = [sum(checkpoint.tensors[name].size for checkpoint, name in group) for group in groups]
+        groups = [reads(tensor) for tensor in tensors]
+        sizes = [sum(side.size for side in group) for group in groups]
         with (
             self.progress.stage(label, sum(sizes)) as advance,
             Readahead(groups, self.profile) as ahead,
@@ -95,56 +95,56 @@ class Engine:
 
     def name_inputs(self, plan: MergePlan) -> None:
         """Know every input tensor's digest."""
-        unknown = [tensor for tensor in plan.tensors if self._unnamed(plan, tensor)]
+        unknown = [tensor for tensor in plan.tensors if self._unnamed(tensor)]
         if unknown:
-            self.over_tensors("read inputs", unknown, partial(self._unnamed, plan), partial(self._name, plan))
+            self.over_tensors("read inputs", unknown, self._unnamed, self._name)
 
-    def measure(self, plan: MergePlan, tensor: TensorPlan) -> list[Measured]:
+    def measure(self, tensor: TensorPlan) -> list[Measured]:
         """Pass 1 of one tensor, every model against the base, from the store where it is known."""
-        with self._resident(plan, tensor) as resident:
-            return self._measure(plan, tensor, resident)
+        with self._resident(tensor) as resident:
+            return self._measure(tensor, resident)
 
-    def recall(self, plan: MergePlan, tensor: TensorPlan) -> list[Measured] | None:
+    def recall(self, tensor: TensorPlan) -> list[Measured] | None:
         """What `measure` would return, if all of it is known without reading a weight."""
-        if self._unnamed(plan, tensor):
+        if self._unnamed(tensor):
             return None
-        keys = [self.store.key(tensor, self.contents, plan.base, model) for model in plan.models]
+        keys = [self.store.key(tensor, self.contents, model) for model in tensor.models]
         found = [self.store.known(tensor, key) for key in keys]
         return None if None in found else [one for one in found if one is not None]
 
-    def merge(self, plan: MergePlan, tensor: TensorPlan, write: Write) -> str:
+    def merge(self, settings: Settings, tensor: TensorPlan, write: Write) -> str:
         """Both passes of one tensor; `write` takes the merged bits with their place in bytes. Returns their SHA-256.
 
         Raises NotFinite instead of combining what holds a NaN or an infinity.
         """
-        with self._resident(plan, tensor) as resident:
-            measured = self._measure(plan, tensor, resident)
-            if problems := finiteness_problems(plan, tensor, measured):
+        with self._resident(tensor) as resident:
+            measured = self._measure(tensor, resident)
+            if problems := finiteness_problems(tensor, measured):
                 raise NotFinite(problems)
-            return self._combine(plan, tensor, resident, measured, write)
+            return self._combine(settings, tensor, resident, measured, write)
 
     @contextmanager
-    def _resident(self, plan: MergePlan, tensor: TensorPlan) -> Iterator[Resident]:
-        with self.budget.hold(memory_of(plan, tensor)):
-            self._name(plan, tensor)
-            base, *models = (checkpoint.tensor(tensor.name) for checkpoint in plan.checkpoints)
+    def _resident(self, tensor: TensorPlan) -> Iterator[Resident]:
+        with self.budget.hold(memory_of(tensor)):
+            self._name(tensor)
+            base, *models = (side.tensor() for side in tensor.sides)
             with self.backend.resident(base, models, tensor.geometry) as resident:
                 yield resident
 
-    def _unnamed(self, plan: MergePlan, tensor: TensorPlan) -> list[Checkpoint]:
-        return [one for one in plan.checkpoints if self.contents.known(one, tensor.name) is None]
+    def _unnamed(self, tensor: TensorPlan) -> list[Side]:
+        return [side for side in tensor.sides if self.contents.known(*side) is None]
 
-    def _name(self, plan: MergePlan, tensor: TensorPlan) -> None:
-        unknown = self._unnamed(plan, tensor)
-        with self.profile.stage("hash inputs", sum(one.tensors[tensor.name].size for one in unknown)):
-            for checkpoint in unknown:
-                self.contents.of(checkpoint, tensor.name)
+    def _name(self, tensor: TensorPlan) -> None:
+        unknown = self._unnamed(tensor)
+        with self.profile.stage("hash inputs", sum(side.size for side in unknown)):
+            for side in unknown:
+                self.contents.of(*side)
 
-    def _measure(self, plan: MergePlan, tensor: TensorPlan, resident: Resident) -> list[Measured]:
+    def _measure(self, tensor: TensorPlan, resident: Resident) -> list[Measured]:
         found = []
-        for number, model in enumerate(plan.models):
-            key = self.store.key(tensor, self.contents, plan.base, model)
-            size = plan.base.tensors[tensor.name].size + model.tensors[tensor.name].size
+        for number, model in enumerate(tensor.models):
+            key = self.store.key(tensor, self.contents, model)
+            size = tensor.base.size + model.size
             found.append(self.store.take(tensor, key, model, partial(self._sums, resident, number, size)))
         return found
 
@@ -153,14 +153,14 @@ class Engine:
             return resident.measure(number)
 
     def _combine(
-        self, plan: MergePlan, tensor: TensorPlan, resident: Resident, measured: Sequence[Measured], write: Write
+        self, settings: Settings, tensor: TensorPlan, resident: Resident, measured: Sequence[Measured], write: Write
     ) -> str:
         digest, done, profile = hashlib.sha256(), 0, self.profile
         if tensor.geometry.elements == 0:
             return digest.hexdigest()
         with profile.stage("weigh"):
-            operands = TensorOperands(plan, tensor, resident, [one.sums for one in measured])
-            combination = METHODS[plan.settings.method].call(operands, tensor.arguments)
+            operands = TensorOperands(settings, tensor, resident, [one.sums for one in measured])
+            combination = settings.definition.call(operands, tensor.arguments)
         blocks = iter(resident.combine(combination, tensor.out_type))
         while (block := self._next(blocks)) is not None:
             with profile.stage("hash outputs", block.nbytes):

@@ -8,13 +8,13 @@ from math import fsum
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.api import DEFAULT_RESOURCES, DEFAULT_SETTINGS, Folder, Resources, open_engine, opened_checkpoint
+from widen.api import DEFAULT_RESOURCES, DEFAULT_SETTINGS, Folder, Resources, open_engine, planned
 from widen.architecture import Kind
 from widen.checkpoint import Checkpoint
-from widen.checks import refuse, structure_problems
+from widen.checks import refuse
 from widen.engine import Engine
 from widen.methods.widen import widen_important, widen_weights
-from widen.plan import MergePlan, TensorPlan, make_plan
+from widen.plan import MergePlan, TensorPlan
 from widen.profile import Profile
 from widen.progress import Progress, silent
 from widen.settings import WIDEN, Settings
@@ -64,39 +64,40 @@ def influence(
     is measured. Tensors without elements are left out. Raises InputsRefused as `merge` does, for structure and for what
     is not finite.
     """
-    opened = [opened_checkpoint(source) for source in (base, *models)]
-    plan = make_plan(opened[0], opened[1:], settings, resources.kept("architectures"))
-    refuse(structure_problems(plan.base, plan.models, plan.tied, allow_config, resources.kept("architectures")))
-    if settings.method != WIDEN:
-        return ()
+    with planned((base, *models), settings, allow_config, resources) as (plan, problems):
+        refuse(problems)
+        return _influence(plan, resources, progress) if settings.method == WIDEN else ()
+
+
+def _influence(plan: MergePlan, resources: Resources, progress: Progress) -> tuple[TensorInfluence, ...]:
     tensors = [tensor for tensor in plan.tensors if tensor.geometry.elements]
     found: dict[str, TensorInfluence] = {}
     with open_engine(resources, progress, Profile()) as engine:
-        engine.contents.watch(plan.checkpoints)
+        engine.contents.watch((*plan.inputs, *plan.checkpoints))
         for tensor in tensors:
-            if (measured := engine.recall(plan, tensor)) is not None:
-                found[tensor.name] = _standing(plan, tensor, measured)
+            if (measured := engine.recall(tensor)) is not None:
+                found[tensor.name] = _standing(tensor, measured)
         unknown = [tensor for tensor in tensors if tensor.name not in found]
         if unknown:
-            looks = engine.over_tensors("measure", unknown, lambda _: plan.checkpoints, partial(_look, engine, plan))
+            looks = engine.over_tensors("measure", unknown, lambda one: one.sides, partial(_look, engine))
             found |= {one.tensor: one for one in looks}
         engine.contents.require_unchanged()
     return tuple(found[tensor.name] for tensor in tensors)
 
 
-def _look(engine: Engine, plan: MergePlan, tensor: TensorPlan) -> TensorInfluence:
-    return _standing(plan, tensor, engine.measure(plan, tensor))
+def _look(engine: Engine, tensor: TensorPlan) -> TensorInfluence:
+    return _standing(tensor, engine.measure(tensor))
 
 
-def _standing(plan: MergePlan, tensor: TensorPlan, measured: Sequence[Measured]) -> TensorInfluence:
-    refuse(finiteness_problems(plan, tensor, measured))
+def _standing(tensor: TensorPlan, measured: Sequence[Measured]) -> TensorInfluence:
+    refuse(finiteness_problems(tensor, measured))
     sums, is_vector, told = [one.sums for one in measured], tensor.kind == "vector", dict(tensor.arguments)
     t, s = (float(told[name]) for name in ("t", "s"))  # type: ignore[arg-type]
     weights = widen_weights(sums, is_vector, t, s)
     above = widen_important(sums, is_vector, t).mean(axis=(1, 2)).tolist()
     rows = tuple(
-        Influence(model.name, _mean(weights[k]), above[k], float(_won(weights, k).mean()))
-        for k, model in enumerate(plan.models)
+        Influence(model.checkpoint.name, _mean(weights[k]), above[k], float(_won(weights, k).mean()))
+        for k, model in enumerate(tensor.models)
     )
     return TensorInfluence(tensor.name, tensor.kind, layer_of(tensor.name), weights[0].size, rows)
 

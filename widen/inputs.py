@@ -18,12 +18,12 @@ def describe_inputs(
     """Every checkpoint's tensors and files with their digests; weight files only where there is `files` to ask."""
     if files is not None:
         _hash_weight_files(plan, files, progress)
-    merges = [_merge_of(checkpoint, files or DigestCache(), progress) for checkpoint in plan.checkpoints]
-    return [_describe(plan, one, contents, files, made) for one, made in zip(plan.checkpoints, merges, strict=True)]
+    merges = [_merge_of(checkpoint, files or DigestCache(), progress) for checkpoint in plan.inputs]
+    return [_describe(plan, one, contents, files, made) for one, made in zip(plan.inputs, merges, strict=True)]
 
 
 def _hash_weight_files(plan: MergePlan, files: DigestCache, progress: Progress) -> None:
-    paths = [checkpoint.folder / shard for checkpoint in plan.checkpoints for shard in checkpoint.shards]
+    paths = [checkpoint.folder / shard for checkpoint in plan.inputs for shard in checkpoint.shards]
     unknown = [path for path in paths if files.get(path) is None]
     if not unknown:
         return
@@ -64,5 +64,5 @@ def _describe(
     weights: dict[str, FileDigest] = {}
     if files is not None:
         weights = {name: files.compute(checkpoint.folder / name) for name in checkpoint.files}
-    role = "base" if checkpoint is plan.base else "model"
+    role = "base" if checkpoint is plan.inputs[0] else "model"
     return Input(role, checkpoint.name, digest, dict(sorted((companions | weights).items())), tensors, merge)

@@ -43,13 +43,21 @@ class Input:
 
 @dataclass(frozen=True)
 class MergedTensor:
-    """One tensor that came out. `sha256` is of its bytes alone, wherever they lie."""
+    """One tensor that came out. `sha256` is of its bytes alone, wherever they lie.
+
+    key: what its bytes are a function of, as one digest, where inputs' tensors of its own name do not say it.
+    """
 
     dtype: str
     shape: Sequence[int]
     kind: str
     file: str
     sha256: str
+    key: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value; without a `key` where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "key" or value}
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,9 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The content of widen-manifest.json."""
         inputs = [entry.to_json() for entry in self.inputs]
-        return {"schema": SCHEMA, **asdict(self), "inputs": inputs, "digest": self.digest, "key": self.key}
+        tensors = {name: one.to_json() for name, one in self.tensors.items()}
+        parts = {"inputs": inputs, "tensors": tensors, "digest": self.digest, "key": self.key}
+        return {"schema": SCHEMA, **asdict(self), **parts}
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from widen.backend import Resident
 from widen.combination import Lines
 from widen.geometry import ColumnSums
-from widen.plan import MergePlan, TensorPlan
+from widen.plan import TensorPlan
+from widen.settings import Settings
 
 if TYPE_CHECKING:
     from widen.kernels.elements import Elements
@@ -18,19 +19,20 @@ RANDOM = "widen-random/1"
 
 
 class TensorOperands:
-    """`widen.methods.operands.Operands` of one tensor in a plan; `sums` is pass 1 of every model against the base."""
+    """`widen.methods.operands.Operands` of one tensor; `sums` is pass 1 of every model against the base."""
 
-    def __init__(self, plan: MergePlan, tensor: TensorPlan, resident: Resident, sums: Sequence[ColumnSums]) -> None:
-        self.participants, self.origin = plan.participants, plan.settings.origin
+    def __init__(self, settings: Settings, tensor: TensorPlan, resident: Resident, sums: Sequence[ColumnSums]) -> None:
+        self.origin = settings.origin
+        self.participants = len(tensor.models) + (0 if self.origin else 1)
         self.is_vector, self.geometry = tensor.kind == "vector", tensor.geometry
-        self._plan, self._tensor, self._resident, self._sums = plan, tensor, resident, sums
+        self._tensor, self._resident, self._sums = tensor, resident, sums
 
     @cached_property
     def elements(self) -> "Elements":
         """Its single elements."""
         from widen.kernels.elements import Elements
 
-        base, *models = (checkpoint.tensor(self._tensor.name) for checkpoint in self._plan.checkpoints)
+        base, *models = (side.tensor() for side in self._tensor.sides)
         return Elements(base, models, self.geometry)
 
     def sums(self, model: int, against: int | None = None, lines: Lines = "columns") -> ColumnSums:

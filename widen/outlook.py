@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from widen.checkpoint import Checkpoint
+from widen.checkpoint import Side
 from widen.contents import Contents
 from widen.engine import memory_of
 from widen.manifest import Manifest
@@ -61,7 +61,7 @@ def foresee(
     cache: Path | None,
 ) -> Outlook:
     """Work out the figures. `previous`: the manifest of what the output folder `out` holds now."""
-    known = [one for one in plan.tensors if all(contents.known(side, one.name) for side in plan.checkpoints)]
+    known = [one for one in plan.tensors if all(contents.known(*side) for side in one.sides)]
     before = keys_of_manifest(previous) if previous else {}
     reused = {one.name for one in known if before.get(one.name) == key_of(plan, one, contents)}
     fresh = [one for one in plan.tensors if one.name not in reused]
@@ -69,22 +69,22 @@ def foresee(
     measured = [
         (one, model)
         for one in fresh
-        for model in plan.models
-        if one.name not in known_names or not store.has(store.key(one, contents, plan.base, model))
+        for model in one.models
+        if one.name not in known_names or not store.has(store.key(one, contents, model))
     ]
     rates, rates_of = _rates(cache)
     work = _work(plan, contents, fresh, measured)
     return Outlook(
         kinds=dict(sorted(Counter(one.kind for one in plan.tensors).items())),
         elements=sum(one.geometry.elements for one in plan.tensors),
-        read=sum(plan.read_bytes(one) for one in fresh),
+        read=sum(one.read_bytes for one in fresh),
         write=plan.out_bytes,
         files=len(plan.files),
-        memory=PROCESS_BYTES + lanes * max((memory_of(plan, one) for one in plan.tensors), default=0),
+        memory=PROCESS_BYTES + lanes * max((memory_of(one) for one in plan.tensors), default=0),
         reused=len(reused),
         unread=len(plan.tensors) - len(known),
         measured=len(measured),
-        pairs=len(plan.tensors) * len(plan.models),
+        pairs=sum(len(one.models) for one in plan.tensors),
         seconds=sum(size / rates[stage] for stage, size in work.items()) / lanes,
         rates_of=rates_of,
         disk_free=free_space(out),
@@ -114,17 +114,12 @@ def _work(
     plan: MergePlan,
     contents: Contents,
     fresh: Sequence[TensorPlan],
-    measured: Sequence[tuple[TensorPlan, Checkpoint]],
+    measured: Sequence[tuple[TensorPlan, Side]],
 ) -> dict[str, int]:
     """Bytes that each stage moves."""
-    read = sum(plan.read_bytes(one) for one in fresh)
-    unnamed = sum(
-        side.tensors[one.name].size
-        for one in plan.tensors
-        for side in plan.checkpoints
-        if contents.known(side, one.name) is None
-    )
-    pairs = sum(plan.base.tensors[one.name].size + model.tensors[one.name].size for one, model in measured)
+    read = sum(one.read_bytes for one in fresh)
+    unnamed = sum(side.size for one in plan.tensors for side in one.sides if contents.known(*side) is None)
+    pairs = sum(one.base.size + model.size for one, model in measured)
     out = sum(one.slot.size for one in fresh)
     return {
         "read": max(read, unnamed), "hash inputs": unnamed, "measure": pairs, "combine": out, "hash outputs": out,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from widen.checkpoint import INDEX_FILE, Checkpoint
+from widen.checkpoint import INDEX_FILE, Side
 from widen.checks import Problem, refuse
 from widen.digests import FileDigest, hash_file
 from widen.engine import Engine, NotFinite
@@ -103,8 +103,8 @@ class _Output:
             for one in self.opened.values():
                 one.file.close()
 
-    def _reads(self, tensor: TensorPlan) -> Sequence[Checkpoint]:
-        return () if tensor.name in self.reuse.copies else self.plan.checkpoints
+    def _reads(self, tensor: TensorPlan) -> Sequence[Side]:
+        return () if tensor.name in self.reuse.copies else tensor.sides
 
     def _write(self, tensor: TensorPlan, name: str, finishers: ThreadPoolExecutor) -> None:
         if self.problems:
@@ -135,15 +135,17 @@ class _Output:
         """Both passes; None, and a problem noted, for what is not finite."""
         self.reasons[tensor.name] = self.reuse.reasons.get(tensor.name, DAMAGED)
         try:
-            return self.engine.merge(self.plan, tensor, lambda place, block: file.write(tensor.name, place, block))
+            return self.engine.merge(
+                self.plan.settings, tensor, lambda place, block: file.write(tensor.name, place, block)
+            )
         except NotFinite as found:
             self.problems.extend(found.problems)
             return None
 
     def _look_for_problems(self, tensor: TensorPlan) -> None:
         """Nothing will be published: go on only to name all that is wrong."""
-        measured = self.engine.measure(self.plan, tensor)
-        self.problems.extend(finiteness_problems(self.plan, tensor, measured))
+        measured = self.engine.measure(tensor)
+        self.problems.extend(finiteness_problems(tensor, measured))
 
     def _copied(self, tensor: TensorPlan, copy: Copy, file: ShardFile) -> str | None:
         """A tensor's bytes from an earlier file; None when they are not what was recorded."""
@@ -170,10 +172,15 @@ class _Output:
     def tensors(self) -> dict[str, MergedTensor]:
         """Every merged tensor, by name."""
         return {
-            one.name: MergedTensor(one.out_type.name, list(one.shape), one.kind, name, self.sha256[one.name])
+            one.name: MergedTensor(
+                one.out_type.name, list(one.shape), one.kind, name, self.sha256[one.name], self._key(one)
+            )
             for name, part in self.plan.files.items()
             for one in part
         }
+
+    def _key(self, tensor: TensorPlan) -> str:
+        return "" if self.plan.is_direct else key_of(self.plan, tensor, self.engine.contents)
 
     def record(self) -> ReuseRecord:
         """How many tensors were taken over, and why the others were not."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from widen.architecture import Architecture, Kind
-from widen.checkpoint import SINGLE_FILE, Checkpoint
+from widen.checkpoint import SINGLE_FILE, Checkpoint, Side
 from widen.dtypes import StorageType, storage_type
 from widen.errors import RecipeError
 from widen.geometry import Geometry
@@ -20,14 +20,30 @@ SHARDS, LEAST_SHARD, LARGEST_SHARD = 16, 64_000_000, 5_000_000_000
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One tensor to be merged. `arguments` are the method's for this tensor."""
+    """One tensor to be merged. `arguments` are the method's for this tensor; `sides` what is merged, the base first."""
 
     name: str
     kind: Kind
     geometry: Geometry
     shape: tuple[int, ...]
     out_type: StorageType
+    sides: tuple[Side, ...]
     arguments: Arguments = ()
+
+    @property
+    def base(self) -> Side:
+        """The base's tensor."""
+        return self.sides[0]
+
+    @property
+    def models(self) -> tuple[Side, ...]:
+        """The models' tensors, in recipe order."""
+        return self.sides[1:]
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of its sides."""
+        return sum(side.size for side in self.sides)
 
     @property
     def slot(self) -> Slot:
@@ -51,18 +67,22 @@ class MergePlan:
         return (self.base, *self.models)
 
     @property
-    def participants(self) -> int:
-        """How many the method puts together."""
-        return len(self.models) + (0 if self.settings.origin else 1)
+    def inputs(self) -> tuple[Checkpoint, ...]:
+        """What lies on the disk: the checkpoints, and what views among them were made from; each once."""
+        found = {str(one.folder): one for checkpoint in self.checkpoints for one in checkpoint.inputs}
+        return tuple(found.values())
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether every tensor is merged from those of its own name, as they lie in the inputs."""
+        return self.inputs == self.checkpoints and all(
+            side.name == one.name for one in self.tensors for side in one.sides
+        )
 
     @property
     def out_bytes(self) -> int:
         """Bytes of all merged tensors."""
         return sum(tensor.slot.size for tensor in self.tensors)
-
-    def read_bytes(self, tensor: TensorPlan) -> int:
-        """Bytes of one tensor in the base and in every model."""
-        return sum(checkpoint.tensors[tensor.name].size for checkpoint in self.checkpoints)
 
     @cached_property
     def files(self) -> dict[str, tuple[TensorPlan, ...]]:
@@ -109,7 +129,10 @@ def make_plan(
     tied = frozenset(name for model in (base, *models) for name in model.tensors if architecture.is_tied(name))
     mergeable = [name for name in base.tensors if name not in tied and _matches(name, base, models)]
     arguments = _arguments(settings, len(models), mergeable)
-    tensors = tuple(_tensor_plan(base, name, architecture, settings, arguments[name]) for name in mergeable)
+    tensors = tuple(
+        _tensor_plan(tuple(Side(one, name) for one in (base, *models)), name, architecture, settings, arguments[name])
+        for name in mergeable
+    )
     return MergePlan(base, tuple(models), settings, tensors, tied)
 
 
@@ -130,10 +153,11 @@ def _matches(name: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
 
 
 def _tensor_plan(
-    base: Checkpoint, name: str, architecture: Architecture, settings: Settings, arguments: Arguments
+    sides: tuple[Side, ...], name: str, architecture: Architecture, settings: Settings, arguments: Arguments
 ) -> TensorPlan:
-    entry = base.tensors[name]
-    kind = architecture.kind_of(name, entry.shape)
+    base, stored = sides[0]
+    entry = base.tensors[stored]
+    kind = architecture.kind_of(stored, entry.shape)
     geometry = Geometry.of(entry.shape, transposed=kind in ("embedding", "conv1d"))
     out_type = storage_type(settings.out_dtype) if settings.out_dtype else entry.kind
-    return TensorPlan(name, kind, geometry, entry.shape, out_type, arguments)
+    return TensorPlan(name, kind, geometry, entry.shape, out_type, sides, arguments)

@@ -80,7 +80,7 @@ class Readahead:
 
 def _fetch(checkpoint: Checkpoint, name: str) -> None:
     entry = checkpoint.tensors[name]
-    _advise(checkpoint.folder / entry.file, entry.start, entry.size)
+    _advise(checkpoint.path_of(name), entry.start, entry.size)
     span = checkpoint.span(name)
     if not span.size:
         return

@@ -76,7 +76,7 @@ def find(
 
 def key_of(plan: MergePlan, tensor: TensorPlan, contents: Contents) -> str:
     """What a merged tensor's bytes are a function of, as one digest."""
-    sides = [contents.of(checkpoint, tensor.name) for checkpoint in plan.checkpoints]
+    sides = [contents.of(*side) for side in tensor.sides]
     return _key(
         ENGINE["arithmetic"],
         _asked(plan.settings, tensor.arguments),
@@ -107,6 +107,9 @@ def _key(arithmetic: str, settings: Mapping[str, Any], kind: str, dtype: str, sh
 
 def keys_of_manifest(manifest: Manifest) -> dict[str, str]:
     """What the tensors of an earlier output are a function of."""
+    kept = {name: one.key for name, one in manifest.tensors.items() if one.key}
+    if kept:
+        return kept
     asked = asked_of_manifest(manifest)
     arithmetic = manifest.engine["arithmetic"]
     return {
@@ -119,7 +122,9 @@ def keys_of_manifest(manifest: Manifest) -> dict[str, str]:
 
 
 def asked_of_manifest(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """What was asked of each tensor of an earlier output: the method and its arguments, by name."""
+    """What was asked of each tensor of an earlier output: the method and its arguments, by name, where it says so."""
+    if any(one.key for one in manifest.tensors.values()):
+        return {}
     settings = Settings(**manifest.settings)
     participants = len(manifest.inputs) - (1 if settings.origin else 0)
     return {
@@ -199,6 +204,8 @@ def _reason(
         return "not in the earlier output"
     if previous.engine["arithmetic"] != ENGINE["arithmetic"]:
         return f"engine arithmetic changed from {previous.engine['arithmetic']}"
+    if before.key or not plan.is_direct:
+        return "merged from other tensors, or by other settings"
     now, former = _asked(plan.settings, tensor.arguments), then[tensor.name]
     for key in ("method", *sorted(now.keys() | former.keys())):
         if now.get(key) != former.get(key):

@@ -39,7 +39,7 @@ def staged_folder(out: Path) -> Iterator[Staging]:
     """
     out = out.absolute()
     prefix = f".{out.name}.staging-"
-    with _disk_faults(out.parent):
+    with disk_faults(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     with _taken_over(out.parent, prefix) as interrupted, scratch_folder(out.parent, prefix, resumable=True) as staging:
         yield Staging(staging, interrupted)
@@ -53,7 +53,7 @@ def scratch_folder(parent: Path, prefix: str, resumable: bool = False) -> Iterat
     It is locked while in use, so that the next process can tell what a killed one left behind: it is removed, or, when
     `resumable`, kept also on Ctrl-C. Raises EnvironmentFault when the disk fills or cannot be written.
     """
-    with _disk_faults(parent):
+    with disk_faults(parent):
         parent.mkdir(parents=True, exist_ok=True)
         if not resumable:
             with _taken_over(parent, prefix):
@@ -189,13 +189,14 @@ def require_space(folder: Path, needed: int) -> None:
     free = free_space(folder)
     if free < needed:
         raise EnvironmentFault(
-            f"{folder}: the merged checkpoint needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free; "
+            f"{folder}: what is written there needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free; "
             "free some space or choose another folder"
         )
 
 
 @contextmanager
-def _disk_faults(out: Path) -> Iterator[None]:
+def disk_faults(out: Path) -> Iterator[None]:
+    """EnvironmentFault, in one line, for what a disk can refuse while `out` is written."""
     try:
         yield
     except OSError as error:

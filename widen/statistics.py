@@ -14,14 +14,14 @@ from threading import Lock
 
 import numpy as np
 
-from widen.checkpoint import Checkpoint
+from widen.checkpoint import Side
 from widen.checks import Problem
 from widen.contents import Contents
 from widen.digests import canonical_json, digest_of
 from widen.dtypes import F16, StorageType
 from widen.geometry import ColumnSums, StoredTensor
 from widen.methods.operands import total
-from widen.plan import MergePlan, TensorPlan
+from widen.plan import TensorPlan
 from widen.summary import TensorSummary
 
 ARITHMETIC = "widen-columns/1"
@@ -61,9 +61,9 @@ class StatisticsStore:
         self._today = int(time.time()) // DAY
         self._used: set[str] = set()
 
-    def key(self, tensor: TensorPlan, contents: Contents, base: Checkpoint, model: Checkpoint) -> str:
+    def key(self, tensor: TensorPlan, contents: Contents, model: Side) -> str:
         """One digest of both sides' bytes and types, the tensor's shape and orientation, and the arithmetic."""
-        sides = [contents.of(side, tensor.name) for side in (base, model)]
+        sides = [contents.of(*side) for side in (tensor.base, model)]
         return digest_of({"arithmetic": ARITHMETIC, "sides": sides, "geometry": list(vars(tensor.geometry).values())})
 
     def has(self, key: str) -> bool:
@@ -74,11 +74,11 @@ class StatisticsStore:
         """The measurement under `key`, or None when there is none or it is damaged."""
         return self._get(key, tensor)
 
-    def take(self, tensor: TensorPlan, key: str, model: Checkpoint, measure: Callable[[], ColumnSums]) -> Measured:
+    def take(self, tensor: TensorPlan, key: str, model: Side, measure: Callable[[], ColumnSums]) -> Measured:
         """What is known under `key`, else what `measure` finds, which is kept."""
         known = self._get(key, tensor)
         with self._lock:
-            self._origins[model.name, known is not None] += 1
+            self._origins[model.checkpoint.name, known is not None] += 1
         if known is None:
             sums = measure()
             body = _bytes_of(sums)
@@ -171,16 +171,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     return database
 
 
-def finiteness_problems(plan: MergePlan, tensor: TensorPlan, measured: Sequence[Measured]) -> list[Problem]:
+def finiteness_problems(tensor: TensorPlan, measured: Sequence[Measured]) -> list[Problem]:
     """What in one tensor is not finite: a problem for the base and for every model that holds a NaN or an infinity."""
     problems = {}
-    for model, one in zip(plan.models, measured, strict=True):
-        for side in () if one.is_finite else (plan.base, model):
-            not_numbers, infinite = count_not_finite(side.tensor(tensor.name))
+    for model, one in zip(tensor.models, measured, strict=True):
+        for side in () if one.is_finite else (tensor.base, model):
+            not_numbers, infinite = count_not_finite(side.tensor())
             if not_numbers or infinite:
                 found = f"{not_numbers} NaN, {infinite} Inf"
-                remedy = "repair or replace the checkpoint"
-                problems[side.name] = Problem(side.name, tensor.name, "not finite", "finite numbers", found, remedy)
+                owner, remedy = side.checkpoint.name, "repair or replace the checkpoint"
+                problems[owner, side.name] = Problem(owner, side.name, "not finite", "finite numbers", found, remedy)
     return list(problems.values())
 
 
@@ -188,9 +188,9 @@ def _bytes_of(sums: ColumnSums) -> bytes:
     return b"".join(part.astype("<f8").tobytes() for part in (sums.base, sums.product, sums.delta))
 
 
-def _summarise(model: Checkpoint, tensor: TensorPlan, sums: ColumnSums) -> TensorSummary:
+def _summarise(model: Side, tensor: TensorPlan, sums: ColumnSums) -> TensorSummary:
     finite = bool(np.isfinite(sums.base).all() and np.isfinite(sums.delta).all())
-    not_numbers, infinite = (0, 0) if finite else count_not_finite(model.tensor(tensor.name))
+    not_numbers, infinite = (0, 0) if finite else count_not_finite(model.tensor())
     base, after, delta = _norms(sums) if finite else (nan, nan, nan)
     return TensorSummary(
         tensor.name, tensor.kind, tensor.geometry.elements, not_numbers, infinite, sums.zeros, sums.changed,

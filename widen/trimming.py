@@ -16,7 +16,8 @@ LARGEST = 4 << 30
 _REMEMBERED = ("contents", "digests")
 # What a kill leaves, by place: of merges, of records, of fetches, of scores, of a champion brought here.
 _LEFT = ("merged/.*.staging-*", "runs/*/.*.json.*", "runs/**/*.part", ".widen/fetch-*", ".widen/scorecards/.staged-*",
-         ".widen/follow/.*.json.*", ".widen/champion", ".widen/contents/*.*-*", ".widen/digests/*.*-*")  # fmt: skip
+         ".widen/follow/.*.json.*", ".widen/champion", ".widen/contents/*.*-*", ".widen/digests/*.*-*",
+         ".widen/overlays/.*-*")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ def unused(cache: Path, days: float, now: float, largest: int = LARGEST) -> Iter
         old = [path for path in sorted(folder.glob("*.json")) if path.stat().st_mtime < now - days * DAY]
         if old:
             yield files(f"{name} of {len(old)} input files, not used for {days:g} days", old)
+    computed = sorted((cache / "overlays").glob("*.sha256"))
+    if old := [path for path in computed if path.stat().st_mtime < now - days * DAY]:
+        both = [file for path in old for file in (path, path.with_suffix(".safetensors")) if file.is_file()]
+        yield files(f"{len(old)} computed overlays of inputs, not used for {days:g} days", both)
     rows = _old_rows(cache / "statistics" / DATABASE, days, now, largest)
     if rows:
         size = sum(size for _, size in rows)

@@ -1,0 +1,38 @@
+"""From folders and settings to a plan that can be merged: what is opened, viewed, planned and checked first."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from widen.checkpoint import Checkpoint
+from widen.checks import Problem, structure_problems
+from widen.overlay import Overlays, open_overlays
+from widen.plan import MergePlan, make_plan
+from widen.settings import Settings
+
+Folder = str | Path
+
+
+@contextmanager
+def arranged(
+    sources: Sequence[Folder | Checkpoint],
+    settings: Settings,
+    allow_config: Sequence[str] = (),
+    overlays: Path | None = None,
+    architectures: Path | None = None,
+) -> Iterator[tuple[MergePlan, list[Problem]]]:
+    """The plan of a merge of `sources`, the base first, and why it would be refused; good for the length of the block.
+
+    overlays, architectures: where computed tensors and descriptions of architectures are kept, None for nowhere. Raises
+    InputsRefused, RecipeError and EnvironmentFault as `widen.merge` does.
+    """
+    inputs = [source if isinstance(source, Checkpoint) else Checkpoint.open(source) for source in sources]
+    with open_overlays(overlays) as made:
+        base, *models = participants(inputs, settings, made)
+        plan = make_plan(base, models, settings, architectures)
+        yield plan, structure_problems(base, models, plan.tied, allow_config, architectures)
+
+
+def participants(inputs: Sequence[Checkpoint], _settings: Settings, _overlays: Overlays) -> list[Checkpoint]:
+    """The checkpoints that take part, the base first: the inputs, or views of them where the settings ask for one."""
+    return list(inputs)
