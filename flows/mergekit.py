@@ -4,14 +4,14 @@ mergekit itself ignores keys and parameters that it does not know; here each is 
 this project does not is told apart from what nobody has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flows.faults import Fault, Where, describe, listed, show, unknown
 from widen.methods import METHODS
 from widen.settings import WIDEN
 
-OTHERS = "arcee_fusion cabs core_space lrp nearswap passthrough ram ram_tensor".split()
+OTHERS = "arcee_fusion cabs core_space lrp nearswap ram ram_tensor".split()
 """mergekit's methods that are not here."""
 PARAMETERS = (
     "density epsilon filter filter_wise gamma int8_mask lambda max_iter normalize_weights nuslerp_flatten "
@@ -26,8 +26,6 @@ WITHOUT_EFFECT = {
 }
 """Parameters that mergekit takes and that change no merged byte: there for memory, or shared by methods without use."""
 UNSUPPORTED = {
-    "slices": "whole models are merged: list them under `models`",
-    "modules": "whole models are merged: list them under `models`",
     "tokenizer": "the base's tokenizer is kept",
     "chat_template": "the base's tokenizer files are kept as they are",
 }
@@ -36,6 +34,20 @@ REFERENCE_EXTRAS = {
     "lora": "merge the adapter into its model first",
     "override_architecture": "the architecture is the base's",
 }
+
+
+FOREIGN = {
+    "genome": "a file for mergekit-evolve; `widen compare` searches a method's parameters",
+    "experts": "a file for mergekit-moe, which makes a mixture of experts; that is not supported",
+    "gate_mode": "a file for mergekit-moe, which makes a mixture of experts; that is not supported",
+    "metric_method": "a file that measures models; `widen validate` measures what a merge is made of",
+}
+"""Keys by which files of mergekit's other tools are known."""
+
+
+def foreign(data: Mapping[str, Any]) -> Fault | None:
+    """What a file of another of mergekit's tools is, by the first key that says so."""
+    return next((Fault((key,), f"this is {told}") for key, told in FOREIGN.items() if key in data), None)
 
 
 def looks_like(data: Mapping[str, Any]) -> bool:
@@ -72,17 +84,29 @@ def _method(clean: dict[str, Any], at: Where) -> list[Fault]:
     if not isinstance(method, str) or method in METHODS:
         return []
     clean["merge_method"] = WIDEN
+    clean.update(_everywhere(clean, lambda owner: {key: one for key, one in owner.items() if key != "parameters"}))
     clean.pop("parameters", None)
-    if isinstance(clean.get("models"), list):
-        clean["models"] = [_without_parameters(model) for model in clean["models"]]
     where = (*at, "merge_method")
     if method in OTHERS:
         return [_unsupported(where, method, f"the merge methods here are {listed(sorted(METHODS))}")]
     return [Fault(where, unknown("merge method", method, sorted(METHODS)))]
 
 
-def _without_parameters(model: Any) -> Any:
-    return {key: one for key, one in model.items() if key != "parameters"} if isinstance(model, Mapping) else model
+LISTS = ("models", "slices", "sources")
+"""Whose entries may have parameters, and lists among themselves; so may the entries of `modules`, by name."""
+
+
+def _everywhere(section: Mapping[str, Any], change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+    """The section after `change`, and so whatever in it may have parameters, models and slices."""
+    changed = dict(change(section))
+    for key in LISTS:
+        if isinstance(changed.get(key), list):
+            changed[key] = [_everywhere(one, change) if isinstance(one, Mapping) else one for one in changed[key]]
+    if isinstance(modules := changed.get("modules"), Mapping):
+        changed["modules"] = {
+            name: _everywhere(one, change) if isinstance(one, Mapping) else one for name, one in modules.items()
+        }
+    return changed
 
 
 def _tokenizer_source(clean: dict[str, Any], at: Where) -> list[Fault]:
@@ -95,43 +119,44 @@ def _tokenizer_source(clean: dict[str, Any], at: Where) -> list[Fault]:
 
 def _drop_without_effect(clean: dict[str, Any]) -> None:
     """Take out the parameters that change nothing; `recipe_methods` looks at the rest."""
-    given = clean.get("parameters")
-    if given is None:
+    method = clean.get("merge_method")
+
+    def effective(owner: Mapping[str, Any]) -> Mapping[str, Any]:
+        given = owner.get("parameters")
+        if given is None:
+            return {key: one for key, one in owner.items() if key != "parameters"}
+        if not isinstance(given, Mapping):
+            return owner
+        left = {name: value for name, value in given.items() if method not in WITHOUT_EFFECT.get(name, ())}
+        return {**owner, "parameters": left}
+
+    clean.update(_everywhere(clean, effective))
+    if clean.get("parameters") is None:
         clean.pop("parameters", None)
-    elif isinstance(given, Mapping):
-        clean["parameters"] = _effective(clean.get("merge_method"), given)
-    if isinstance(clean.get("models"), list):
-        clean["models"] = [_model_effective(clean.get("merge_method"), model) for model in clean["models"]]
-
-
-def _model_effective(method: Any, model: Any) -> Any:
-    if not isinstance(model, Mapping) or not isinstance(model.get("parameters"), Mapping):
-        return model
-    return {**model, "parameters": _effective(method, model["parameters"])}
-
-
-def _effective(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if method not in WITHOUT_EFFECT.get(name, ())}
 
 
 def _references(clean: dict[str, Any], at: Where) -> list[Fault]:
     faults: list[Fault] = []
-    if "base_model" in clean:
-        clean["base_model"] = _reference(clean["base_model"], (*at, "base_model"), faults)
-    if isinstance(clean.get("models"), list):
-        clean["models"] = [_model(model, (*at, "models", index), faults) for index, model in enumerate(clean["models"])]
+    clean.update(_named(clean, at, faults))
     return faults
 
 
-def _model(entry: Any, where: Where, faults: list[Fault]) -> Any:
-    if not isinstance(entry, Mapping):
-        return entry
-    clean = dict(entry)
-    if clean.get("parameters") is None:
-        clean.pop("parameters", None)
-    if "model" in clean:
-        clean["model"] = _reference(clean["model"], (*where, "model"), faults)
-    return clean
+def _named(section: Mapping[str, Any], at: Where, faults: list[Fault]) -> dict[str, Any]:
+    """The section with every model in it as text."""
+    named = dict(section)
+    for key in ("base_model", "model"):
+        if key in named:
+            named[key] = _reference(named[key], (*at, key), faults)
+    for key in LISTS:
+        if isinstance(named.get(key), list):
+            entries = enumerate(named[key])
+            named[key] = [_named(one, (*at, key, k), faults) if isinstance(one, Mapping) else one for k, one in entries]
+    if isinstance(modules := named.get("modules"), Mapping):
+        named["modules"] = {
+            name: _named(one, (*at, "modules", name), faults) if isinstance(one, Mapping) else one
+            for name, one in modules.items()
+        }
+    return named
 
 
 def _reference(value: Any, where: Where, faults: list[Fault]) -> Any:

@@ -114,10 +114,12 @@ def load_recipe(path: Path) -> Recipe:
         RecipeError: the file cannot be read or does not hold together; the message lists every problem found.
     """
     document = read(Path(path))
+    if (foreign := mergekit.foreign(document.data)) is not None:
+        raise refusal(document.path, [foreign], document.line_of)
     bare = mergekit.looks_like(document.data)
     data, adapted = _adapt(_as_recipe(document.data, document.path.stem) if bare else document.data)
     body, structural = check(data)
-    faults = [*adapted, *(fault for fault in structural if not _follows_from_slices(fault, adapted))]
+    faults = [*adapted, *structural]
     merge = body.merge if body else merge_section(data)
     faults += recipe_methods.faults(merge) if merge else []
     misspelt = {fault.where[:-1] for fault in structural}
@@ -144,12 +146,6 @@ def _adapt(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Fault]]:
         return data, []
     merge, faults = mergekit.adapt(data["merge"], ("merge",))
     return {**data, "merge": merge}, faults
-
-
-def _follows_from_slices(fault: Fault, adapted: list[Fault]) -> bool:
-    """Whether `models` is missing because mergekit's `slices` or `modules`, refused already, stand in its place."""
-    whole = {("merge", "slices"), ("merge", "modules")} & {one.where for one in adapted}
-    return bool(whole) and fault.where == ("merge", "models")
 
 
 def _recipe(body: Body, text: str, path: Path) -> Recipe:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from flows import recipe_methods
+from flows import recipe_methods, recipe_slices
 from flows.faults import Fault, Where, listed, show, unknown
 from flows.recipe_gates import AbsoluteClause, Gates, ParentClause
 from flows.recipe_methods import merged_models
@@ -26,11 +26,19 @@ def inputs(body: Body) -> dict[str, SourceSpec]:
 
 
 def references(body: Body) -> Iterator[tuple[Where, str]]:
-    """Each model as the merge section writes it, base first where it names one, and where."""
+    """Each model as the merge section writes it, base first where it names one, and where.
+
+    A model that several slices name is told once.
+    """
     if body.merge.base_model is not None:
         yield ("merge", "base_model"), body.merge.base_model
     for index, model in merged_models(body.merge):
         yield ("merge", "models", index, "model"), model
+    told = {body.merge.base_model}
+    for where, model in () if body.merge.models else recipe_slices.references(body.merge):
+        if model not in told:
+            yield where, model
+        told.add(model)
 
 
 def faults(body: Body) -> list[Fault]:
@@ -76,7 +84,7 @@ def _sources(body: Body) -> Iterator[Fault]:
 
 def _references(body: Body) -> Iterator[Fault]:
     seen: dict[str, str] = {}
-    base, *_ = references(body)
+    base, *_ = [*references(body), ((), None)]
     for where, reference in references(body):
         name = _name(body, reference)
         expected = None if reference in body.sources else path_mistake(reference, in_repository=False)

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from flows import mergekit
+from flows import mergekit, recipe_slices
 from flows.faults import Fault, Where, describe, listed, unknown
-from flows.recipe_schema import Merge
+from flows.recipe_schema import Merge, Model, Slice, SliceSource
 from flows.recipe_values import finite, switch, whole_number
 from widen.methods import METHODS, Method
 from widen.methods.definition import Parameter
 from widen.parameters import Setting, scalars
 from widen.settings import WIDEN, Settings
+
+Owner = TypeVar("Owner", Merge, Model, Slice, SliceSource)
 
 
 def method_of(merge: Merge) -> Method:
@@ -22,12 +24,12 @@ def method_of(merge: Merge) -> Method:
 def settings_of(merge: Merge) -> Settings:
     """The section as the engine's settings."""
     owns = [dict(one) for one in _owns(merge)]
-    shared = dict(merge.parameters)
+    shared, slices = dict(merge.parameters), recipe_slices.contents(merge)
     if merge.merge_method == WIDEN:
-        return Settings(WIDEN, shared["t"], shared["s"], merge.output_dtype)
+        return Settings(WIDEN, shared["t"], shared["s"], merge.output_dtype, slices=slices)
     return Settings(
         merge.merge_method, out_dtype=merge.output_dtype, parameters=shared, models=owns if any(owns) else (),
-        origin=has_origin(merge),
+        origin=has_origin(merge), slices=slices,
     )  # fmt: skip
 
 
@@ -51,6 +53,8 @@ def merged_models(merge: Merge) -> Iterator[tuple[int, str]]:
 
 def _owns(merge: Merge) -> list[Mapping[str, Setting]]:
     """The participants' own parameters, in the order in which the engine has them: the base first where it is one."""
+    if not merge.models:
+        return []
     found: list[Mapping[str, Setting]] = [merge.models[index].parameters for index, _ in merged_models(merge)]
     if has_origin(merge) or merge.base_model is None:
         return found
@@ -59,15 +63,24 @@ def _owns(merge: Merge) -> list[Mapping[str, Setting]]:
 
 
 def spelt_out(merge: Merge) -> Merge:
-    """The section with every default of the merge as a whole in place, and numbers as their parameters have them."""
+    """The section with every default of the merge as a whole in place, and numbers as their parameters have them.
+
+    Modules are slices then.
+    """
     parameters = method_of(merge).parameters
     shared = {key: one.default for key, one in parameters.items() if not one.each and one.default is not None}
-    given = {key: _typed(parameters[key], value) for key, value in merge.parameters.items()}
-    models = tuple(
-        replace(entry, parameters={key: _typed(parameters[key], value) for key, value in entry.parameters.items()})
-        for entry in merge.models
+    merge = recipe_slices.in_one_form(merge)
+    slices = tuple(
+        replace(_spelt(parameters, one), sources=tuple(_spelt(parameters, source) for source in one.sources))
+        for one in merge.slices
     )
-    return replace(merge, parameters=shared | given, models=models)
+    models = tuple(_spelt(parameters, entry) for entry in merge.models)
+    return replace(merge, parameters=shared | _spelt(parameters, merge).parameters, models=models, slices=slices)
+
+
+def _spelt(parameters: Mapping[str, Parameter], owner: Owner) -> Owner:
+    given = {key: _typed(parameters[key], value) for key, value in owner.parameters.items()}
+    return replace(owner, parameters=given)
 
 
 def _typed(parameter: Parameter, setting: Setting) -> Setting:
@@ -84,9 +97,9 @@ def faults(merge: Merge) -> Iterator[Fault]:
     if lacks_base(merge):
         yield Fault(("merge", "base_model"), f"a required key is missing: `{method.name}` merges what changed since it")
     yield from _of(method, merge.parameters, ("merge", "parameters"), shared=True)
-    for index, entry in enumerate(merge.models):
-        where = ("merge", "models", index, "parameters")
-        yield from _of(method, entry.parameters, where, shared=False)
+    for where, given, shared in recipe_slices.owners(merge):
+        yield from _of(method, given, where, shared)
+    yield from recipe_slices.faults(merge, has_origin(merge))
     yield from _missing(merge, method)
     yield from _count(merge, method)
 
@@ -133,19 +146,23 @@ def _expected(method: Method, parameter: Parameter, value: Any) -> str | None:
 
 def _missing(merge: Merge, method: Method) -> Iterator[Fault]:
     needed = [one for one in method.parameters.values() if one.default is None and one.name not in merge.parameters]
+    stacked = [one.parameters for _, one in recipe_slices.placed(merge)] or [{}]
     for parameter in needed:
-        if not parameter.each:
+        if not parameter.each and not all(parameter.name in own for own in stacked):
             yield Fault(("merge", "parameters"), f"`{method.name}` needs `{parameter.name}`")
-            continue
-        for where, own in _participants(merge):
+        for where, own in _participants(merge) if parameter.each else ():
             if parameter.name not in own:
                 yield Fault(where, f"`{method.name}` needs its `{parameter.name}`")
 
 
 def _participants(merge: Merge) -> Iterator[tuple[Where, Mapping[str, Setting]]]:
     """Where each participant stands, and its own parameters; the base is one where it is no origin."""
+    for place, one in recipe_slices.placed(merge):
+        for source in one.sources:
+            if source.model != (one.base_model or merge.base_model) or not has_origin(merge):
+                yield place, one.parameters | source.parameters
     listed = {entry.model for entry in merge.models}
-    if merge.base_model is not None and not has_origin(merge) and merge.base_model not in listed:
+    if merge.models and merge.base_model is not None and not has_origin(merge) and merge.base_model not in listed:
         yield ("merge", "base_model"), {}
     for index, entry in enumerate(merge.models):
         if entry.model != merge.base_model or not has_origin(merge):
@@ -153,8 +170,18 @@ def _participants(merge: Merge) -> Iterator[tuple[Where, Mapping[str, Setting]]]
 
 
 def _count(merge: Merge, method: Method) -> Iterator[Fault]:
-    models = len(list(merged_models(merge)))
-    participants = models + (1 if merge.base_model is not None and not has_origin(merge) else 0)
-    if participants < method.least or (method.most is not None and participants > method.most):
-        wanted = str(method.least) if method.least == method.most else f"at least {method.least}"
-        yield Fault(("merge", "models"), f"`{method.name}` merges {wanted} models, found {participants}")
+    for where, participants in _counted(merge):
+        if participants < method.least or (method.most is not None and participants > method.most):
+            wanted = str(method.least) if method.least == method.most else f"at least {method.least}"
+            yield Fault(where, f"`{method.name}` merges {wanted} models, found {participants}")
+
+
+def _counted(merge: Merge) -> Iterator[tuple[Where, int]]:
+    """How many participants the merge has, or each of its slices."""
+    if merge.models:
+        models = len(list(merged_models(merge)))
+        yield ("merge", "models"), models + (1 if merge.base_model is not None and not has_origin(merge) else 0)
+    for where, one in recipe_slices.placed(merge):
+        base = one.base_model or merge.base_model
+        models = len([source for source in one.sources if source.model != base or not has_origin(merge)])
+        yield where, models

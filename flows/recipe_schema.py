@@ -3,10 +3,10 @@
 A validator's ValueError says what was expected; `check` turns all that pydantic found into faults.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, with_config
 
@@ -18,6 +18,7 @@ from flows.recipe_values import (
     Bands,
     DirectionChange,
     Dtype,
+    LayerRange,
     Names,
     SomeNames,
     Text,
@@ -64,11 +65,44 @@ class Model:
 
 @with_config(extra="forbid")
 @dataclass(frozen=True, kw_only=True)
+class SliceSource:
+    """Layers of one model, from the first up to but not including the last; without a range all of them."""
+
+    model: Text
+    layer_range: LayerRange | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@with_config(extra="forbid")
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Layers of the output, merged from those of its sources; `parameters` come before those of the whole merge."""
+
+    sources: Annotated[tuple[SliceSource, ...], AfterValidator(some)]
+    base_model: Text | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    module: str = ""
+
+
+@with_config(extra="forbid")
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """A stack of layers among several, merged from whole `models`, or from `slices` of them."""
+
+    models: Annotated[tuple[Model, ...], AfterValidator(some)] = ()
+    slices: Annotated[tuple[Slice, ...], AfterValidator(some)] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@with_config(extra="forbid")
+@dataclass(frozen=True, kw_only=True)
 class Merge:
     """A mergekit configuration, as far as it is supported; `recipe_methods` says what the method's parameters are."""
 
     merge_method: Annotated[str, choice(*METHODS)]
-    models: Annotated[tuple[Model, ...], AfterValidator(some)]
+    models: Annotated[tuple[Model, ...], AfterValidator(some)] = ()
+    slices: Annotated[tuple[Slice, ...], AfterValidator(some)] = ()
+    modules: dict[str, Module] = field(default_factory=dict)
     base_model: Text | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     dtype: Dtype | None = None
@@ -134,37 +168,43 @@ class Body:
     registry: Registration | None = None
 
 
+Section = TypeVar("Section", Body, Merge)
+
+
 def check(data: Mapping[str, Any]) -> tuple[Body | None, list[Fault]]:
     """The typed recipe, with a fault for everything wrong in its structure.
 
     Unknown keys are left out and the rest is read, so that one misspelt key does not hide the faults behind it.
     """
-    try:
-        return _adapter().validate_python(data), []
-    except ValidationError as error:
-        faults = [_fault(problem) for problem in error.errors(include_url=False)]
-        known = data
-        for problem in error.errors(include_url=False):
-            if problem["type"] != "unexpected_keyword_argument":
-                return None, faults
-            known = _without(known, problem["loc"])
-    try:
-        return _adapter().validate_python(known), faults
-    except ValidationError:
-        return None, faults
+    value, problems = _validated(Body, data)
+    return value, [_fault(problem) for problem in problems]
 
 
 def merge_section(data: Mapping[str, Any]) -> Merge | None:
     """The merge section alone, for what can be told of it where another section is wrong; None where it is itself."""
+    return _validated(Merge, data.get("merge"))[0]
+
+
+def _validated(section: type[Section], data: Any) -> tuple[Section | None, list[Mapping[str, Any]]]:
+    """The section without the keys that it does not know, and all that pydantic says against it."""
     try:
-        return TypeAdapter(Merge).validate_python(data.get("merge"))
+        return _adapter(section).validate_python(data), []
+    except ValidationError as error:
+        problems: list[Mapping[str, Any]] = [dict(problem) for problem in error.errors(include_url=False)]
+    known = data
+    for problem in problems:
+        if problem["type"] != "unexpected_keyword_argument":
+            return None, problems
+        known = _without(known, problem["loc"])
+    try:
+        return _adapter(section).validate_python(known), problems
     except ValidationError:
-        return None
+        return None, problems
 
 
 @cache
-def _adapter() -> TypeAdapter[Body]:
-    return TypeAdapter(Body)
+def _adapter(section: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(section)
 
 
 _EXPECTED = {

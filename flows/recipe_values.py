@@ -83,6 +83,13 @@ def _band(value: object) -> tuple[float, float]:
     return float(value[0]), float(value[1])
 
 
+def _layer_range(value: object) -> tuple[int, int]:
+    plain = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    if not plain or not isinstance(value, list) or len(value) != 2 or not 0 <= value[0] < value[1] <= MOST:
+        raise ValueError("two whole numbers [first, last] with 0 <= first < last")
+    return value[0], value[1]
+
+
 def _bands(value: object) -> object:
     return {ALL_MODELS: value} if isinstance(value, list) else value
 
@@ -119,4 +126,5 @@ Share = Annotated[float, number("a number above 0 and at most 1", lambda value: 
 Level = Annotated[float, number("a number above 0 and below 0.5", lambda value: 0 < value < 0.5)]
 DirectionChange = Annotated[float, number("a number above 0 and at most 2", lambda value: 0 < value <= 2)]
 Band = Annotated[tuple[float, float], BeforeValidator(_band)]
+LayerRange = Annotated[tuple[int, int], BeforeValidator(_layer_range)]
 Bands = Annotated[dict[str, Band], BeforeValidator(_bands)]

@@ -40,7 +40,7 @@ def measure(road: Road, sources: tuple["Fetched", ...]) -> Path:
     from tasks.measure import measure as work
 
     out = road.run_folder / "measurements.json"
-    path: Path = road.call(work, sources, road.allow_config, road.device, road.cache, out)
+    path: Path = road.call(work, sources, road.settings, road.allow_config, road.device, road.cache, out)
     return path
 
 
@@ -55,7 +55,10 @@ def validate(road: Road, measurements: Path) -> Path:
     held = _read(measurements)
     models = tuple(ModelSummary.from_json(model) for model in held["models"])
     problems = tuple(Problem(**problem) for problem in held["problems"])
-    path: Path = road.call(work, models, problems, bounds.relative_change, bounds.direction_change_max, road.run_folder)
+    # Layers that are stacked as they are change nothing: there may be nothing to measure.
+    least = 0 if road.settings.slices else 1
+    bands, most = bounds.relative_change, bounds.direction_change_max
+    path: Path = road.call(work, models, problems, bands, most, road.run_folder, least)
     return path
 
 

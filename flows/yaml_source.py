@@ -95,7 +95,12 @@ def _compose(path: Path, text: str) -> yaml.Node | None:
         return node
     except yaml.MarkedYAMLError as error:
         line = _line(error.problem_mark or error.context_mark)
-        raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from error
+        several = error.problem == "but found another document"
+        advice = (
+            "; a file is one recipe: write one for each merge of a chain, the later ones with the earlier as a source"
+        )
+        told = f"not valid YAML: {error.problem or error.context}{advice if several else ''}"
+        raise RecipeError(f"{path}:{line}: {told}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise RecipeError(f"{path}:{line}: not valid YAML: a control character ({error.character:#06x})") from error

@@ -11,14 +11,18 @@ from prefect.cache_policies import NO_CACHE
 from tasks.artifacts import key_of
 from tasks.fetch import Fetched
 from tasks.flow_progress import flow_progress
-from widen import Checkpoint, Resources, inspect
+from widen import Checkpoint, Resources, Settings, inspect
 from widen.progress import Together, progress_on
 from widen.staging import write_atomically
 
 
 @task(name="measure", cache_policy=NO_CACHE)
-def measure(sources: Sequence[Fetched], allow_config: Sequence[str], device: str, cache: Path, out: Path) -> Path:
+def measure(
+    sources: Sequence[Fetched], settings: Settings, allow_config: Sequence[str], device: str, cache: Path, out: Path
+) -> Path:
     """Measure the models in `sources`, the base first, and write `out`: inputs with digests, summaries, problems.
+
+    settings: of the merge, which say what is compared with what where layers are stacked anew.
 
     The folder of `out` bears the recipe's name. What was measured before, under the same digests, comes from `cache`.
     Raises InputsRefused for a checkpoint that cannot be read safely; everything else that is wrong is written down for
@@ -29,6 +33,7 @@ def measure(sources: Sequence[Fetched], allow_config: Sequence[str], device: str
         found = inspect(
             base,
             models,
+            settings=settings,
             allow_config=allow_config,
             file_digests=True,
             resources=Resources(device, cache=cache),

@@ -51,18 +51,16 @@ class ValidationResult:
 
 @task(name="validate", cache_policy=NO_CACHE)
 def validate(
-    models: Sequence[ModelSummary],
-    problems: Sequence[Problem],
-    bands: Bands,
-    direction_change_max: float,
-    out: Path,
-) -> Path:
+    models: Sequence[ModelSummary], problems: Sequence[Problem], bands: Bands, direction_change_max: float, out: Path,
+    least: int = 1,
+) -> Path:  # fmt: skip
     """Write out/validation.json and out/validation/index.html, and return the former.
 
-    bands: lowest and highest relative change of the network, by model. Raises, after writing both, InputsRefused with
-    the refusals: structural problems, NaN or infinity, a model equal to the base or to another, a direction change
-    above `direction_change_max`, a relative change outside the band, or nothing measured at all. Untouched layers and
-    changes far off their neighbours' only warn. Raises RecipeError, and writes nothing, for a model without a band.
+    bands: lowest and highest relative change of the network, by model. least: rows that must be there. Raises, after
+    writing both, InputsRefused with the refusals: structural problems, NaN or infinity, a model equal to the base or to
+    another, a direction change above `direction_change_max`, a relative change outside the band, or nothing measured at
+    all. Untouched layers and changes far off their neighbours' only warn. Raises RecipeError, and writes nothing, for a
+    model without a band.
     """
     asked = _asked(models, problems, bands, direction_change_max)
     if (passed := _passed_before(out, asked)) is not None:
@@ -70,7 +68,7 @@ def validate(
         _tell_flow(out, passed)
         return out / "validation.json"
     rows = delta_rows(models, problems, bands)
-    parameters = {"rows": max(1, len(rows)), "direction_change_max": direction_change_max}
+    parameters = {"rows": max(least, len(rows)), "direction_change_max": direction_change_max}
     outcome, page = _run_suite(rows, parameters)
     refused, warned = _told(rows, outcome, "critical", parameters), _told(rows, outcome, "warning", parameters)
     networks = [row for row in rows if row["row"] == "network"]

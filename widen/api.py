@@ -93,6 +93,9 @@ def inspect(
 ) -> Inspection:
     """Measure `models` against `base` and report, instead of refusing, what differs in structure or is not finite.
 
+    Where `settings` stack layers anew, against what they are merged with; models that nothing is compared with have no
+    summary then.
+
     Tensors that a model lacks, or has in another shape, are reported and not measured. Raises InputsRefused only for a
     checkpoint that cannot be read safely.
     """
@@ -106,7 +109,9 @@ def inspect(
         inputs = describe_inputs(plan, engine.contents, files, progress)
         engine.contents.require_unchanged()
     problems += [problem for look in looks for problem in look.problems]
-    summaries = (_summary_of(model.name, [look.models[i] for look in looks]) for i, model in enumerate(plan.models))
+    names = [model.name for model in plan.models]
+    by_model = {name: [look.models[name] for look in looks if name in look.models] for name in names}
+    summaries = (_summary_of(name, rows) for name, rows in by_model.items() if rows or not plan.stacked)
     return Inspection(tuple(inputs), tuple(summaries), tuple(problems))
 
 
@@ -246,15 +251,17 @@ def open_engine(resources: Resources, progress: Progress, profile: Profile) -> I
 
 @dataclass(frozen=True)
 class _Look:
-    """What an inspection keeps of one tensor: a row and the digest of the sums for each model, and what is wrong."""
+    """What an inspection keeps of one tensor: a row and the digest of the sums by model, and what is wrong."""
 
-    models: list[tuple[TensorSummary, str]]
+    models: dict[str, tuple[TensorSummary, str]]
     problems: list[Problem]
 
 
 def _look(engine: Engine, tensor: TensorPlan) -> _Look:
     measured = engine.measure(tensor)
-    return _Look([(one.summary, one.digest) for one in measured], finiteness_problems(tensor, measured))
+    found = zip(tensor.models, measured, strict=True)
+    rows = {side.checkpoint.name: (one.summary, one.digest) for side, one in found}
+    return _Look(rows, finiteness_problems(tensor, measured))
 
 
 def _summary_of(model: str, looks: Sequence[tuple[TensorSummary, str]]) -> ModelSummary:

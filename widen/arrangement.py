@@ -30,7 +30,7 @@ def arranged(
     with open_overlays(overlays) as made:
         base, *models = participants(inputs, settings, made)
         plan = make_plan(base, models, settings, architectures)
-        yield plan, structure_problems(base, models, plan.tied, allow_config, architectures)
+        yield plan, structure_problems(base, models, plan.tied, allow_config, architectures, plan.stacked)
 
 
 def participants(inputs: Sequence[Checkpoint], _settings: Settings, _overlays: Overlays) -> list[Checkpoint]:

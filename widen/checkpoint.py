@@ -149,6 +149,11 @@ class Side(NamedTuple):
         """Its bytes."""
         return self.checkpoint.tensors[self.name].size
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.checkpoint.tensors[self.name].shape
+
     def tensor(self) -> StoredTensor:
         """Its stored bits."""
         return self.checkpoint.tensor(self.name)

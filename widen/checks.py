@@ -8,6 +8,8 @@ from typing import Any
 from widen.architecture import full_config
 from widen.checkpoint import CONFIG_FILE, Checkpoint
 from widen.errors import InputsRefused
+from widen.slices import Placed
+from widen.stacked_config import layer_keys
 from widen.tokenizer import tokenizer_identity
 
 # Keys that neither change what a tensor means nor what the network computes from it at inference.
@@ -48,18 +50,33 @@ def structure_problems(
     tied: frozenset[str],
     allow_config: Sequence[str] = (),
     cache: Path | None = None,
+    stacked: Sequence[Placed] = (),
 ) -> list[Problem]:
     """Everything in which a model differs from the base and must not: tensors, shapes, configuration, tokenizer.
 
     tied: names that only repeat another tensor and are not merged. allow_config: keys that may differ. cache: where
-    complete configurations are kept.
+    complete configurations are kept. stacked: where layers are stacked anew, what they are taken from; models may have
+    other numbers of layers then.
     """
     problems: list[Problem] = []
     for model in models:
-        problems += _tensor_problems(base, model, tied)
-        problems += _config_problems(base, model, allow_config, cache)
+        free = layer_keys(base.config) | layer_keys(model.config) if stacked else frozenset[str]()
+        problems += [] if stacked else _tensor_problems(base, model, tied)
+        problems += _config_problems(base, model, {*allow_config, *free}, cache)
         problems += _tokenizer_problems(base, model)
-    return problems
+    return [*problems, *(problem for one in stacked for problem in _stacked_problems(one))]
+
+
+def _stacked_problems(placed: Placed) -> Iterator[Problem]:
+    """What the sides of one tensor lack, against the first of them that has it."""
+    held = [side for side in placed.sides if side.name in side.checkpoint.tensors]
+    for side in placed.sides:
+        if side not in held:
+            expected, remedy = f"a tensor as {held[0].name} of {held[0].checkpoint.name}", "take layers of one kind"
+            yield Problem(side.checkpoint.name, side.name, "missing tensor", expected, "none", remedy)
+        elif side.shape != held[0].shape:
+            expected, remedy = f"{list(held[0].shape)} as {held[0].checkpoint.name}", "take layers of one shape"
+            yield Problem(side.checkpoint.name, side.name, "other shape", expected, str(list(side.shape)), remedy)
 
 
 def _tensor_problems(base: Checkpoint, model: Checkpoint, tied: frozenset[str]) -> Iterator[Problem]:
@@ -77,7 +94,7 @@ def _tensor_problems(base: Checkpoint, model: Checkpoint, tied: frozenset[str]) 
 
 
 def _config_problems(
-    base: Checkpoint, model: Checkpoint, allowed: Sequence[str], cache: Path | None
+    base: Checkpoint, model: Checkpoint, allowed: Collection[str], cache: Path | None
 ) -> Iterator[Problem]:
     free = FREE_CONFIG_KEYS | set(allowed)
     if _without(base.config, free) == _without(model.config, free):

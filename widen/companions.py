@@ -26,7 +26,7 @@ def write_companions(plan: MergePlan, folder: Path) -> tuple[dict[str, FileDiges
 
 
 def _config(plan: MergePlan) -> bytes:
-    config: dict[str, Any] = dict(plan.base.config)
+    config: dict[str, Any] = dict(plan.config)
     if plan.settings.out_dtype:
         config["dtype" if "torch_dtype" not in config else "torch_dtype"] = plan.settings.out_dtype
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()

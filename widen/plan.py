@@ -1,9 +1,10 @@
 """Headers and settings become the merge plan: what each thing is, decided once, before any byte is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from widen.architecture import Architecture, Kind
 from widen.checkpoint import SINGLE_FILE, Checkpoint, Side
@@ -13,6 +14,8 @@ from widen.geometry import Geometry
 from widen.parameters import places
 from widen.settings import Arguments, Settings
 from widen.shards import Slot
+from widen.slices import Placed, Slice, Stacking
+from widen.stacked_config import stacked_config
 
 SHARDS, LEAST_SHARD, LARGEST_SHARD = 16, 64_000_000, 5_000_000_000
 """Unless a size is asked for, the output is cut into about SHARDS files within these bounds, in bytes."""
@@ -53,13 +56,19 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A base, its models in recipe order, and what becomes of every tensor. `tied` names are not merged."""
+    """A base, its models in recipe order, and what becomes of every tensor. `tied` names are not merged.
+
+    config: the merged model's configuration, but for its type. stacked: where layers are stacked anew, every tensor
+    that this asks for, also those that a model lacks.
+    """
 
     base: Checkpoint
     models: tuple[Checkpoint, ...]
     settings: Settings
     tensors: tuple[TensorPlan, ...]
     tied: frozenset[str]
+    config: Mapping[str, Any]
+    stacked: tuple[Placed, ...] = ()
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -75,8 +84,10 @@ class MergePlan:
     @property
     def is_direct(self) -> bool:
         """Whether every tensor is merged from those of its own name, as they lie in the inputs."""
-        return self.inputs == self.checkpoints and all(
-            side.name == one.name for one in self.tensors for side in one.sides
+        return (
+            not self.settings.slices
+            and self.inputs == self.checkpoints
+            and all(side.name == one.name for one in self.tensors for side in one.sides)
         )
 
     @property
@@ -117,47 +128,58 @@ def make_plan(
     """Decide, from headers and configuration alone, what every tensor is and becomes.
 
     Tensors that a model lacks are left out here; `checks.structure_problems` reports them. Raises RecipeError without a
-    model, when two checkpoints have one name, and for settings that do
-    not fit the models or a tensor. cache: where descriptions of architectures are kept.
+    model, when two checkpoints have one name, and for settings that do not fit the models or a tensor. cache: where
+    descriptions of architectures are kept.
     """
-    if not models:
-        raise RecipeError("a merge needs at least one model besides the base, found none")
     names = [checkpoint.name for checkpoint in (base, *models)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(f"two checkpoints are called {repeated[0]}; give each its own name")
     architecture = Architecture.of(base, cache)
     tied = frozenset(name for model in (base, *models) for name in model.tensors if architecture.is_tied(name))
-    mergeable = [name for name in base.tensors if name not in tied and _matches(name, base, models)]
-    arguments = _arguments(settings, len(models), mergeable)
-    tensors = tuple(
-        _tensor_plan(tuple(Side(one, name) for one in (base, *models)), name, architecture, settings, arguments[name])
-        for name in mergeable
-    )
-    return MergePlan(base, tuple(models), settings, tensors, tied)
+    stacking = stacking_of(base, models, settings)
+    config = stacked_config(base.config, stacking.stacks()) if stacking else base.config
+    placed = tuple(stacking.tensors(architecture) if stacking else _whole(base, models, settings, tied))
+    tensors = (_tensor_plan(one, architecture, settings) for one in placed if _matches(one.sides))
+    ordered = tuple(sorted(tensors, key=lambda one: one.name))
+    return MergePlan(base, tuple(models), settings, ordered, tied, config, placed if stacking else ())
 
 
-def _arguments(settings: Settings, models: int, names: Sequence[str]) -> dict[str, Arguments]:
-    """What the method is told of each tensor. Raises RecipeError where that does not fit so many models."""
-    participants = models + (0 if settings.origin else 1)
-    settings.definition.require_participants(participants)
+def stacking_of(base: Checkpoint, models: Sequence[Checkpoint], settings: Settings) -> Stacking | None:
+    """How layers are stacked anew; None where whole models are merged."""
+    if not settings.slices:
+        return None
+    return Stacking(tuple(Slice.of(one) for one in settings.slices), (base, *models), settings.origin)
+
+
+def _whole(
+    base: Checkpoint, models: Sequence[Checkpoint], settings: Settings, tied: frozenset[str]
+) -> Iterator[Placed]:
+    """Every tensor of the base merged with those of its name."""
+    if not models and settings.definition.most != 1:
+        raise RecipeError("a merge needs at least one model besides the base, found none")
+    participants = len(models) + (0 if settings.origin else 1)
     if settings.models and len(settings.models) != participants:
         raise RecipeError(
             f"expected the parameters of {participants} participants in the merge, found {len(settings.models)}"
         )
-    return {name: settings.arguments(participants, name, place) for name, place in places(names).items()}
+    mergeable = [name for name in base.tensors if name not in tied and all(name in model.tensors for model in models)]
+    for name, place in places(mergeable).items():
+        yield Placed(name, tuple(Side(one, name) for one in (base, *models)), (), {}, place)
 
 
-def _matches(name: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
-    shape = base.tensors[name].shape
-    return all(name in model.tensors and model.tensors[name].shape == shape for model in models)
+def _matches(sides: Sequence[Side]) -> bool:
+    """Whether every side has the tensor, in one shape."""
+    found = [side.checkpoint.tensors.get(side.name) for side in sides]
+    return None not in found and len({one.shape for one in found if one is not None}) == 1
 
 
-def _tensor_plan(
-    sides: tuple[Side, ...], name: str, architecture: Architecture, settings: Settings, arguments: Arguments
-) -> TensorPlan:
-    base, stored = sides[0]
+def _tensor_plan(placed: Placed, architecture: Architecture, settings: Settings) -> TensorPlan:
+    base, stored = placed.sides[0]
+    participants = len(placed.sides) - (1 if settings.origin else 0)
+    settings.definition.require_participants(participants)
+    arguments = settings.arguments(participants, placed.name, placed.place, placed.owns, placed.shared)
     entry = base.tensors[stored]
     kind = architecture.kind_of(stored, entry.shape)
     geometry = Geometry.of(entry.shape, transposed=kind in ("embedding", "conv1d"))
     out_type = storage_type(settings.out_dtype) if settings.out_dtype else entry.kind
-    return TensorPlan(name, kind, geometry, entry.shape, out_type, sides, arguments)
+    return TensorPlan(placed.name, kind, geometry, entry.shape, out_type, placed.sides, arguments)

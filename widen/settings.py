@@ -12,6 +12,7 @@ from widen.errors import RecipeError
 from widen.methods import METHODS, Method
 from widen.methods.definition import Parameter, Value
 from widen.parameters import Setting, resolve, scalars
+from widen.slices import Slice
 
 WIDEN = "widen"
 Argument = Value | tuple[Value, ...]
@@ -27,7 +28,8 @@ class Settings:
     alone. parameters: those of any other method. models: each participant's own, in their order, the base first where
     it is one. origin: whether the models' differences from the base are merged; without it the base is a model like
     the others. Values may be gradients and filters, see `widen.parameters`. shard_bytes: the largest output file,
-    unless one tensor alone is larger, None for a share of the model; it changes no tensor's bytes.
+    unless one tensor alone is larger, None for a share of the model; it changes no tensor's bytes. slices: layers
+    stacked anew, as JSON values of `widen.slices.Slice`; they hold the participants' own parameters then.
     """
 
     method: str = WIDEN
@@ -38,11 +40,13 @@ class Settings:
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     models: Sequence[Mapping[str, Setting]] = ()
     origin: bool = True
+    slices: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise RecipeError(f"merge method {self.method!r} is unknown; expected one of {', '.join(sorted(METHODS))}")
         object.__setattr__(self, "models", tuple(self.models))
+        object.__setattr__(self, "slices", tuple(self.slices))
         for key, value in self._given():
             _check(self.definition, key, value)
         for key in ("t", "s"):
@@ -80,6 +84,8 @@ class Settings:
             own["models"] = [dict(one) for one in self.models]
         if not self.origin:
             own["origin"] = False
+        if self.slices:
+            own["slices"] = [dict(one) for one in self.slices]
         return {"method": self.method, **own, "out_dtype": self.out_dtype, "shard_bytes": self.shard_bytes}
 
     @property
@@ -87,19 +93,27 @@ class Settings:
         """Of what the merged tensors depend on: the shard size is not part of it."""
         return digest_of({key: value for key, value in self.content.items() if key != "shard_bytes"})
 
-    def arguments(self, participants: int, name: str, place: float) -> Arguments:
+    def arguments(
+        self,
+        participants: int,
+        name: str,
+        place: float,
+        owns: Sequence[Mapping[str, Setting]] = (),
+        first: Mapping[str, Setting] | None = None,
+    ) -> Arguments:
         """The method's arguments for the tensor `name`, `place` of the way through the layers.
 
-        Raises RecipeError for a parameter that is required and has no value there.
+        owns: the participants' own parameters, those of `models` by default. first: parameters that come before those
+        of the whole merge. Raises RecipeError for a parameter that is required and has no value there.
         """
-        parameters = sorted(self.definition.parameters.items())
-        return tuple((key, self._argument(one, participants, name, place)) for key, one in parameters)
+        each, shared = owns or self.models or [{}] * participants, (first or {}, self.shared)
 
-    def _argument(self, parameter: Parameter, participants: int, name: str, place: float) -> Argument:
-        if not parameter.each:
-            return self._value(parameter, (self.shared,), name, place)
-        owns = self.models or [{}] * participants
-        return tuple(self._value(parameter, (own, self.shared), name, place) for own in owns)
+        def argument(parameter: Parameter) -> Argument:
+            if not parameter.each:
+                return self._value(parameter, shared, name, place)
+            return tuple(self._value(parameter, (own, *shared), name, place) for own in each)
+
+        return tuple((key, argument(one)) for key, one in sorted(self.definition.parameters.items()))
 
     def _value(self, parameter: Parameter, sources: Sequence[Mapping[str, Setting]], name: str, place: float) -> Value:
         for source in sources:
@@ -114,7 +128,9 @@ class Settings:
         return parameter.default
 
     def _given(self) -> Iterator[tuple[str, Setting]]:
-        for source in (self.shared, *self.models):
+        sliced = [Slice.of(one) for one in self.slices]
+        own = [source.parameters for one in sliced for source in one.sources]
+        for source in (self.shared, *self.models, *(one.parameters for one in sliced), *own):
             yield from source.items()
 
 

@@ -174,8 +174,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 def finiteness_problems(tensor: TensorPlan, measured: Sequence[Measured]) -> list[Problem]:
     """What in one tensor is not finite: a problem for the base and for every model that holds a NaN or an infinity."""
     problems = {}
-    for model, one in zip(tensor.models, measured, strict=True):
-        for side in () if one.is_finite else (tensor.base, model):
+    suspects = [(tensor.base, model) for model, one in zip(tensor.models, measured, strict=True) if not one.is_finite]
+    # Without a model nothing was measured, so nothing is known of the base.
+    for sides in suspects if tensor.models else [(tensor.base,)]:
+        for side in sides:
             not_numbers, infinite = count_not_finite(side.tensor())
             if not_numbers or infinite:
                 found = f"{not_numbers} NaN, {infinite} Inf"

@@ -206,7 +206,7 @@ ROWS = {
     "empty gradient": ("t: 1.0", "t: []", r"10: merge\.parameters\.t: expected at least one value, found a list"),
     "filter without a value": ("t: 1.0", "t: [{filter: mlp}]", r"10: merge\.parameters\.t: expected a `value` beside the `filter`, found a list"),
     "mergekit's weight": ("{model: tagger}", "{model: tagger, parameters: {weight: 1}}", r"9: merge\.models\[0\]\.parameters\.weight: mergekit's `weight` is not supported: no model has parameters of its own in `widen`"),
-    "mergekit's slices": ("models: [{model: tagger}, {model: indonesian}]", "slices: [{sources: []}]", r"9: merge\.slices: mergekit's `slices` is not supported: whole models are merged.*"),
+    "an empty slice": ("models: [{model: tagger}, {model: indonesian}]", "slices: [{sources: []}]", r"9: merge\.slices\[0\]\.sources: expected at least one, found a list"),
     "mergekit's template": ("  dtype: bfloat16", "  chat_template: chatml", r"11: merge\.chat_template: mergekit's `chat_template` is not supported.*"),
     "mergekit's tokenizer": ("  dtype: bfloat16", "  tokenizer_source: union", r"11: merge\.tokenizer_source: expected `base`, found the text `union`.*"),
     "mergekit's adapter": ("base_model: base", "base_model: {model: base, lora: x}", r"8: merge\.base_model\.lora: mergekit's `lora` is not supported: merge the adapter.*"),
@@ -289,7 +289,7 @@ def test_every_problem_is_listed_in_the_order_of_the_file(tmp_path: Path) -> Non
     text = (
         WHOLE.replace("t: 1.0", "t: x").replace("rev: v1", "ref: v1", 1).replace("alpha: 0.05", "alpha: 2\n  alpha: 3")
     )
-    lines = refusal(tmp_path, text.replace("dtype: bfloat16", "slices: [a]")).splitlines()
+    lines = refusal(tmp_path, text.replace("dtype: bfloat16", "chat_templat: a")).splitlines()
     assert lines[0] == "recipe.yaml: 5 problems"
     assert [re.findall(r":(\d+):", line) for line in lines[1:]] == [["3"], ["10"], ["11"], ["24"], ["25"]]
 

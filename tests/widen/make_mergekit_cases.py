@@ -30,7 +30,24 @@ def _each(*owns: dict[str, object]) -> dict[str, dict[str, object]]:
     return dict(zip(MODELS, owns, strict=False))
 
 
+def _stacked(
+    method: str, base: str | None, *slices: dict[str, tuple[int, int, dict[str, object]]], **parameters: object
+) -> dict[str, object]:
+    told = [
+        {
+            "sources": [
+                {"model": f"./{name}", "layer_range": [first, last], **({"parameters": own} if own else {})}
+                for name, (first, last, own) in one.items()
+            ]
+        }
+        for one in slices
+    ]
+    whole: dict[str, object] = {"merge_method": method, "slices": told, "dtype": "float32"}
+    return whole | ({"base_model": f"./{base}"} if base else {}) | ({"parameters": parameters} if parameters else {})
+
+
 GRADIENT = [{"filter": "mlp", "value": [0.2, 0.9]}, {"filter": "self_attn", "value": 0.4}, {"value": [0.5, 0.7, 1.0]}]
+SCALE = [{"filter": "o_proj", "value": 0.0}, {"filter": "down_proj", "value": 0.0}, {"value": 1.0}]
 CASES = {
     "linear": _of("linear", None, _each({"weight": 1.0}, {"weight": 0.5}, {"weight": 0.25})),
     "linear-base": _of("linear", "base", {"base": {"weight": 0.3}, **_each({"weight": 0.5})}, normalize=False),
@@ -55,7 +72,25 @@ CASES = {
     "sce": _of("sce", "base", _each({}, {}, {})),
     "sce-selected": _of("sce", "base", _each({}, {}, {}), select_topk=0.4),
     "breadcrumbs-ties": _of("breadcrumbs_ties", "base", _each({}, {}, {}), weight=0.5, density=0.4, gamma=0.1),
-}
+    "passthrough": _of("passthrough", None, {"m1": {"scale": [{"filter": "down_proj", "value": 0.3}, {"value": 1.0}]}}),
+    "slices-passthrough": _stacked(
+        "passthrough", None, {"m1": (0, 2, {})}, {"m2": (1, 3, {})}, {"m1": (2, 3, {"scale": SCALE})}
+    ),
+    "slices-linear": _stacked(
+        "linear", None, {"m1": (0, 1, {"weight": 1.0})},
+        {"m1": (1, 3, {"weight": 1.0}), "m2": (0, 2, {"weight": GRADIENT})}, {"m3": (2, 3, {"weight": 1.0})},
+    ),
+    "slices-slerp": _stacked("slerp", "base", {"base": (0, 3, {}), "m2": (0, 3, {})}, t=GRADIENT),
+    "slices-ties": _stacked(
+        "ties", "base", {"base": (0, 2, {}), "m1": (0, 2, {"density": 0.4}), "m2": (0, 2, {"density": 0.7})},
+        {"base": (1, 3, {}), "m2": (1, 3, {"density": [0.2, 0.9]})}, weight=0.5,
+    ),
+    "modules": {
+        "merge_method": "linear", "dtype": "float32",
+        "modules": {"default": {"models": [{"model": f"./{name}", "parameters": {"weight": weight}}
+                                           for name, weight in (("m1", 0.3), ("m3", 0.6))]}},
+    },
+}  # fmt: skip
 
 
 def write_inputs(folder: Path) -> None:

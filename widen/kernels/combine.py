@@ -43,6 +43,18 @@ def combine_rows(base, models, weights, growth, by_row, out):
 
 
 @njit(nogil=True, cache=True)
+def grow_rows(base, growth, by_row, out):
+    """out = base + growth * base as `combine_rows` has it, of a base alone; without growth its own values."""
+    rows, columns = base.shape
+    for r in range(rows):
+        for c in range(columns):
+            value = np.float64(decode(base[r, c]))
+            if growth.size:
+                value += growth[r if by_row else c] * value
+            out[r, c] = encode(np.float32(value), out[r, c])
+
+
+@njit(nogil=True, cache=True)
 def _scale(base, factor, total):
     for c in range(total.size):
         total[c] = factor * np.float64(decode(base[c]))

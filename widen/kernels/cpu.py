@@ -83,7 +83,7 @@ class CpuResident:
             yield merged
 
     def _weigh(self, combination: Weighted, out_type: StorageType) -> Iterator[NDArray[np.unsignedinteger]]:
-        from widen.kernels.combine import combine_rows
+        from widen.kernels.combine import combine_rows, grow_rows
 
         geometry, weights = self.geometry.by(combination.lines), combination.weights
         by_row, growth = geometry.transposed, combination.growth
@@ -97,7 +97,10 @@ class CpuResident:
             merged = out[: block.elements]
             bits = as_kernel_array(merged, out_type).reshape(base.shape)
             grown = NOTHING if growth is None else growth[block.index, span]
-            combine_rows(base, tuple(models), weights[:, block.index, span], grown, by_row, bits)
+            if models:
+                combine_rows(base, tuple(models), weights[:, block.index, span], grown, by_row, bits)
+            else:
+                grow_rows(base, grown, by_row, bits)
             yield merged
 
 

@@ -201,7 +201,8 @@ class CudaResident:
 
         Weights of columns are combined on the device, whatever else on the processor: the bits are the same.
         """
-        if isinstance(combination, Weighted) and combination.growth is None and combination.lines == "columns":
+        weighs = isinstance(combination, Weighted) and combination.growth is None and combination.lines == "columns"
+        if isinstance(combination, Weighted) and weighs and len(combination.weights):
             return self._weigh(combination.weights, out_type)
         return CpuResident(self._tensors[0], self._tensors[1:], self._geometry).combine(combination, out_type)
 

@@ -9,6 +9,7 @@ from widen.methods import (
     model_stock,
     multislerp,
     nuslerp,
+    passthrough,
     sce,
     slerp,
     task_arithmetic,
@@ -19,5 +20,5 @@ from widen.methods.definition import METHODS, Method
 
 __all__ = [
     "METHODS", "Method", "breadcrumbs", "dare", "della", "karcher", "linear", "model_stock", "multislerp",
-    "nuslerp", "sce", "slerp", "task_arithmetic", "ties", "widen",
+    "nuslerp", "passthrough", "sce", "slerp", "task_arithmetic", "ties", "widen",
 ]  # fmt: skip
