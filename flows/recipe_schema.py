@@ -3,7 +3,7 @@
 A validator's ValueError says what was expected; `check` turns all that pydantic found into faults.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -202,9 +202,7 @@ def _validated(section: type[Section], data: Any) -> tuple[Section | None, list[
         return None, problems
 
 
-@cache
-def _adapter(section: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(section)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 _EXPECTED = {
