@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from flows import mergekit, recipe_slices
 from flows.faults import Fault, Where, describe, listed, unknown
 from flows.recipe_schema import Merge, Model, Slice, SliceSource
-from flows.recipe_values import finite, switch, whole_number
+from flows.recipe_values import finite, whole_number
 from widen.methods import METHODS, Method
 from widen.methods.definition import Parameter
 from widen.parameters import Setting, scalars
@@ -25,11 +25,12 @@ def settings_of(merge: Merge) -> Settings:
     """The section as the engine's settings."""
     owns = [dict(one) for one in _owns(merge)]
     shared, slices = dict(merge.parameters), recipe_slices.contents(merge)
+    fields: dict[str, Setting] = {}
     if merge.merge_method == WIDEN:
-        return Settings(WIDEN, shared["t"], shared["s"], merge.output_dtype, slices=slices)
+        fields = {"t": shared.pop("t"), "s": shared.pop("s")}
     return Settings(
         merge.merge_method, out_dtype=merge.output_dtype, parameters=shared, models=owns if any(owns) else (),
-        origin=has_origin(merge), slices=slices,
+        origin=has_origin(merge), slices=slices, **fields,
     )  # fmt: skip
 
 
@@ -63,23 +64,25 @@ def _owns(merge: Merge) -> list[Mapping[str, Setting]]:
 
 
 def spelt_out(merge: Merge) -> Merge:
-    """The section with every default of the merge as a whole in place, and numbers as their parameters have them.
+    """The section with every default of the merge as a whole in place, and values as their parameters have them.
 
-    Modules are slices then.
+    What came when there were recipes without it is left out where it has its default. Modules are slices then.
     """
-    parameters = method_of(merge).parameters
-    shared = {key: one.default for key, one in parameters.items() if not one.each and one.default is not None}
+    known = method_of(merge).parameters
     merge = recipe_slices.in_one_form(merge)
+    shared = {key: one.default for key, one in known.items() if not one.each and one.default is not None}
+    shared |= _spelt(known, merge).parameters
+    told = {key: value for key, value in shared.items() if not known[key].is_untold(value)}
     slices = tuple(
-        replace(_spelt(parameters, one), sources=tuple(_spelt(parameters, source) for source in one.sources))
+        replace(_spelt(known, one), sources=tuple(_spelt(known, source) for source in one.sources))
         for one in merge.slices
     )
-    models = tuple(_spelt(parameters, entry) for entry in merge.models)
-    return replace(merge, parameters=shared | _spelt(parameters, merge).parameters, models=models, slices=slices)
+    models = tuple(_spelt(known, entry) for entry in merge.models)
+    return replace(merge, parameters=told, models=models, slices=slices)
 
 
-def _spelt(parameters: Mapping[str, Parameter], owner: Owner) -> Owner:
-    given = {key: _typed(parameters[key], value) for key, value in owner.parameters.items()}
+def _spelt(known: Mapping[str, Parameter], owner: Owner) -> Owner:
+    given = {key: _typed(known[key], known[key].spelt_out(value)) for key, value in owner.parameters.items()}
     return replace(owner, parameters=given)
 
 
@@ -127,7 +130,7 @@ def _of(method: Method, given: Mapping[str, Any], where: Where, shared: bool) ->
 def _mistake(method: Method, parameter: Parameter, setting: Any) -> str | None:
     """What was expected of a setting and what was found, or None."""
     try:
-        values = list(scalars(setting))
+        values = list(scalars(parameter.spelt_out(setting)))
     except ValueError as error:
         return f"{error}, found {describe(setting)}"
     told = ((value, _expected(method, parameter, value)) for value in values)
@@ -140,8 +143,8 @@ def _expected(method: Method, parameter: Parameter, value: Any) -> str | None:
             return finite(value, "a number of at least 0", 0.0) if method.name == WIDEN else finite(value)
         case "whole":
             return whole_number(value)
-        case "switch":
-            return switch(value)
+        case "switch" | "choice":
+            return None if parameter.fits(value) else parameter.expected(value)
 
 
 def _missing(merge: Merge, method: Method) -> Iterator[Fault]:

@@ -33,11 +33,6 @@ def whole_number(value: object) -> str | None:
     return None if right else "a whole number"
 
 
-def switch(value: object) -> str | None:
-    """What was expected where `value` is neither true nor false; else None."""
-    return None if isinstance(value, bool) else "true or false"
-
-
 def _not_a_number(value: object, expected: str, holds: Callable[[float], bool]) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return expected + _as_number(value)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import fsum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,10 +92,10 @@ def _look(engine: Engine, tensor: TensorPlan) -> TensorInfluence:
 
 def _standing(tensor: TensorPlan, measured: Sequence[Measured]) -> TensorInfluence:
     refuse(finiteness_problems(tensor, measured))
-    sums, is_vector, told = [one.sums for one in measured], tensor.kind == "vector", dict(tensor.arguments)
-    t, s = (float(told[name]) for name in ("t", "s"))  # type: ignore[arg-type]
-    weights = widen_weights(sums, is_vector, t, s)
-    above = widen_important(sums, is_vector, t).mean(axis=(1, 2)).tolist()
+    sums, is_vector, told = [one.sums for one in measured], tensor.kind == "vector", dict[str, Any](tensor.arguments)
+    weights = widen_weights(sums, is_vector, **told)
+    del told["s"]
+    above = widen_important(sums, is_vector, **told).mean(axis=(1, 2)).tolist()
     rows = tuple(
         Influence(model.checkpoint.name, _mean(weights[k]), above[k], float(_won(weights, k).mean()))
         for k, model in enumerate(tensor.models)

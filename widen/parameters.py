@@ -1,14 +1,15 @@
 """Values of a method's parameters that may differ from tensor to tensor: mergekit's gradients and filters.
 
-A setting is a scalar; a gradient, a list of scalars between which layers are interpolated; or a list of
-`{filter, value}`, of which the first counts whose filter is part of the tensor's name (none or `*`: every name).
+A setting is a scalar; a gradient, a list of scalars between which layers are interpolated (switches and words: in
+steps); or a list of `{filter, value}`, of which the first counts whose filter is part of the tensor's name (none or
+`*`: every name).
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Scalar = float | int | bool
+Scalar = float | int | bool | str
 Setting = Any
 """A scalar, a gradient, or a list of filtered ones, as plain values that JSON holds."""
 
@@ -52,6 +53,13 @@ def scalars(setting: Setting) -> Iterator[Any]:
         yield setting
 
 
+def by_names(setting: Setting) -> Setting:
+    """A list of texts as filters that say true of every tensor whose name has one in it; anything else as it is."""
+    if isinstance(setting, list | tuple) and setting and all(isinstance(one, str) and one for one in setting):
+        return [{FILTER: one, VALUE: True} for one in setting]
+    return setting
+
+
 def resolve(setting: Setting, name: str, place: float) -> Scalar | None:
     """The value for one tensor, `place` of the way from the first layer to the last; None where no filter matches."""
     if isinstance(setting, Mapping):
@@ -68,7 +76,7 @@ def resolve(setting: Setting, name: str, place: float) -> Scalar | None:
 def _between(values: Sequence[Scalar], place: float) -> Scalar:
     scaled = place * (len(values) - 1)
     below = int(scaled)
-    if any(isinstance(value, bool) for value in values):
+    if any(isinstance(value, bool | str) for value in values):
         return values[below]
     above, part = min(len(values) - 1, below + 1), scaled - below
-    return (1.0 - part) * values[below] + part * values[above]
+    return (1.0 - part) * float(values[below]) + part * float(values[above])

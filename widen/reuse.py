@@ -206,10 +206,10 @@ def _reason(
         return f"engine arithmetic changed from {previous.engine['arithmetic']}"
     if before.key or not plan.is_direct:
         return "merged from other tensors, or by other settings"
-    now, former = _asked(plan.settings, tensor.arguments), then[tensor.name]
+    now, former, known = _asked(plan.settings, tensor.arguments), then[tensor.name], plan.settings.definition.parameters
     for key in ("method", *sorted(now.keys() | former.keys())):
         if now.get(key) != former.get(key):
-            return f"{key} changed from {former.get(key, 'none')}"
+            return f"{key} changed from {former.get(key, known[key].default if key in known else 'none')}"
     if (before.dtype, before.kind, tuple(before.shape)) != (tensor.out_type.name, tensor.kind, tensor.shape):
         return "stored in another type or shape"
     return _changed_input(plan, tensor, contents, previous)

@@ -25,11 +25,11 @@ class Settings:
     """What is asked of a merge, besides its inputs. `out_dtype` None keeps each tensor's type in the base.
 
     t: factor on the mean rank above which a column is important. s: the score of an important column; both of WIDEN
-    alone. parameters: those of any other method. models: each participant's own, in their order, the base first where
-    it is one. origin: whether the models' differences from the base are merged; without it the base is a model like
-    the others. Values may be gradients and filters, see `widen.parameters`. shard_bytes: the largest output file,
-    unless one tensor alone is larger, None for a share of the model; it changes no tensor's bytes. slices: layers
-    stacked anew, as JSON values of `widen.slices.Slice`; they hold the participants' own parameters then.
+    alone. parameters: those of any other method, and WIDEN's others. models: each participant's own, in their order,
+    the base first where it is one. origin: whether the models' differences from the base are merged; without it the
+    base is a model like the others. Values may be gradients and filters, see `widen.parameters`. shard_bytes: the
+    largest output file, unless one tensor alone is larger, None for a share of the model; it changes no tensor's bytes.
+    slices: layers stacked anew, as JSON values of `widen.slices.Slice`, which hold the participants' own parameters.
     """
 
     method: str = WIDEN
@@ -45,8 +45,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise RecipeError(f"merge method {self.method!r} is unknown; expected one of {', '.join(sorted(METHODS))}")
-        object.__setattr__(self, "models", tuple(self.models))
-        object.__setattr__(self, "slices", tuple(self.slices))
+        object.__setattr__(self, "models", tuple(self._spelt_out(own) for own in self.models))
+        object.__setattr__(self, "parameters", self._told(self._spelt_out(self.parameters)))
+        object.__setattr__(self, "slices", tuple(self._slice_spelt_out(one) for one in self.slices))
         for key, value in self._given():
             _check(self.definition, key, value)
         for key in ("t", "s"):
@@ -72,7 +73,7 @@ class Settings:
     @property
     def shared(self) -> Mapping[str, Setting]:
         """The parameters of the merge as a whole."""
-        return {"t": self.t, "s": self.s} if self.method == WIDEN else self.parameters
+        return {**self.parameters, "t": self.t, "s": self.s} if self.method == WIDEN else self.parameters
 
     @property
     def content(self) -> dict[str, Any]:
@@ -80,6 +81,8 @@ class Settings:
         own: dict[str, Any] = {"t": self.t, "s": self.s}
         if self.method != WIDEN:
             own = {"parameters": dict(self.parameters)}
+        elif self.parameters:
+            own["parameters"] = dict(self.parameters)
         if any(self.models):
             own["models"] = [dict(one) for one in self.models]
         if not self.origin:
@@ -113,7 +116,8 @@ class Settings:
                 return self._value(parameter, shared, name, place)
             return tuple(self._value(parameter, (own, *shared), name, place) for own in each)
 
-        return tuple((key, argument(one)) for key, one in sorted(self.definition.parameters.items()))
+        found = ((one, argument(one)) for _, one in sorted(self.definition.parameters.items()))
+        return tuple((one.name, value) for one, value in found if not one.is_untold(value))
 
     def _value(self, parameter: Parameter, sources: Sequence[Mapping[str, Setting]], name: str, place: float) -> Value:
         for source in sources:
@@ -126,6 +130,26 @@ class Settings:
                 f"merge method {self.method} needs `{parameter.name}`, and {name} has none; give it a value"
             )
         return parameter.default
+
+    def _spelt_out(self, given: Mapping[str, Setting]) -> dict[str, Setting]:
+        known = self.definition.parameters
+        return {key: known[key].spelt_out(value) if key in known else value for key, value in given.items()}
+
+    def _slice_spelt_out(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        Slice.of(content)
+        sources = [self._owner_spelt_out(source) for source in content["sources"]]
+        return {**self._owner_spelt_out(content), "sources": sources}
+
+    def _owner_spelt_out(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        given = content.get("parameters")
+        return dict(content) if not given else {**content, "parameters": self._spelt_out(given)}
+
+    def _told(self, given: Mapping[str, Setting]) -> dict[str, Setting]:
+        """What of the shared parameters is recorded."""
+        known = self.definition.parameters
+        if self.method == WIDEN and (own := sorted({"t", "s"} & given.keys())):
+            raise RecipeError(f"{own[0]}: expected as a setting of its own, Settings({own[0]}=...), not in parameters")
+        return {key: value for key, value in given.items() if key not in known or not known[key].is_untold(value)}
 
     def _given(self) -> Iterator[tuple[str, Setting]]:
         sliced = [Slice.of(one) for one in self.slices]
@@ -150,5 +174,5 @@ def _check(method: Method, key: str, setting: Setting) -> None:
 
 def _require(method: Method, parameter: Parameter, value: Any) -> None:
     parameter.checked(value)
-    if method.name == WIDEN and not (isfinite(value) and value >= 0):
+    if method.name == WIDEN and parameter.kind == "number" and not (isfinite(value) and value >= 0):
         raise ValueError("must be a finite number of at least 0")

@@ -90,7 +90,9 @@ def _version(report: Report) -> _Tree:
 
 def _settings(report: Report) -> str:
     held = report.lineage.parameters
-    return ", ".join(f"{name} {held[name]:g}" for name in ("t", "s") if isinstance(held.get(name), int | float))
+    told = [f"{name} {held[name]:g}" for name in ("t", "s") if isinstance(held.get(name), int | float)]
+    ranks = held.get("parameters", {}).get("ranks")
+    return ", ".join([*told, f"ranks {ranks}"] if isinstance(ranks, str) else told)
 
 
 def _input(entry: Input) -> _Tree:

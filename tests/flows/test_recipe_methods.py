@@ -139,6 +139,28 @@ def test_widen_takes_gradients_and_filters(tmp_path: Path) -> None:
     assert dict(asked.arguments(2, "lm_head.weight", 0.0)) == {"t": 0.5, "s": 1.0}
 
 
+def test_widen_s_knobs_enter_a_digest_only_where_they_are_turned(tmp_path: Path) -> None:
+    plain = load(tmp_path, written("widen", A, [(B, {}), (C, {})]))
+    spelt = load(tmp_path, written("widen", A, [(B, {}), (C, {})], ranks="order"))
+    assert (plain.digest, plain.merge_digest) == (spelt.digest, spelt.merge_digest)
+    other = load(tmp_path, written("widen", A, [(B, {}), (C, {})], ranks="changed", t=[0.5, 1]))
+    assert other.settings.parameters == {"ranks": "changed"}
+    assert other.settings.t == [0.5, 1.0]
+    assert len({plain.merge_digest, other.merge_digest}) == 2
+
+
+def test_parts_of_names_are_filters_in_short(tmp_path: Path) -> None:
+    filters = [{"filter": name, "value": True} for name in ("lm_head", "mlp.down_proj")]
+    texts = [written("widen", A, [(B, {"exclude": one}), (C, {})]) for one in (["lm_head", "mlp.down_proj"], filters)]
+    short, long = (load(tmp_path, text) for text in texts)
+    assert (short.digest, short.merge_digest) == (long.digest, long.merge_digest)
+    asked = short.settings
+    assert asked.models == ({"exclude": filters}, {})
+    assert dict(asked.arguments(2, "model.layers.1.mlp.down_proj.weight", 1.0))["exclude"] == (True, False)
+    shared = load(tmp_path, written("widen", A, [(B, {}), (C, {})], exclude=["norm"])).settings
+    assert dict(shared.arguments(2, "model.norm.weight", 0.0))["exclude"] == (True, True)
+
+
 # What is refused
 
 WEIGHED = [(B, {"weight": 1}), (C, {"weight": 1})]
@@ -179,6 +201,18 @@ ROWS: dict[str, tuple[str, str]] = {
     ),
     "too many": (written("slerp", A, [(B, {}), (C, {})], t=0.5), r"models: `slerp` merges 2 models, found 3"),
     "too few": (written("model_stock", A, [(B, {})]), r"models: `model_stock` merges at least 2 models, found 1"),
+    "no such ranks": (
+        written("widen", A, [(B, {}), (C, {})], ranks="averaged"),
+        r"parameters\.ranks: expected `order` or `average` or `changed` \(the nearest is `average`\), found .*",
+    ),
+    "ranks of one model": (
+        written("widen", A, [(B, {"ranks": "average"}), (C, {})]),
+        r"models\[0\]\.parameters\.ranks: `ranks` is one for the whole merge: .*",
+    ),
+    "a name that is no list": (
+        written("widen", A, [(B, {"exclude": "lm_head"}), (C, {})]),
+        r"models\[0\]\.parameters\.exclude: expected true or false, or a list of parts of tensors' names, found .*",
+    ),
     "the base in the softmax": (
         written("widen", A, [(A, {}), (B, {})]),
         r"models\[0\]\.model: the base is among the models; .*",

@@ -14,17 +14,23 @@ from tests.build import family
 from widen.errors import InputsRefused
 
 
-def oracle_weights(base: np.ndarray, models: list[np.ndarray], t: float, s: float, kind: str) -> np.ndarray:
+def oracle_weights(
+    base: np.ndarray, models: list[np.ndarray], t: float, s: float, kind: str, ranks: str = "order"
+) -> np.ndarray:
     """The weights inside the oracle's merge: extended precision, (models, columns)."""
     if kind == "embedding":
         base, models = base.T, [model.T for model in models]
+    taking = [(np.atleast_2d(model != base)).any(0) | (ranks != "changed") for model in models]
     if kind == "vector":
         sizes = [np.abs(model - base) for model in models]
-        scores = oracle._softmax([np.asarray(size, oracle.Wide) for size in sizes])
-        return np.stack([np.where(size > t * size.mean(), s, row) for size, row in zip(sizes, scores, strict=True)])
+        scores = oracle._softmax([np.asarray(size, oracle.Wide) for size in sizes], taking)
+        above = [size > t * size.mean() for size in sizes]
+        return np.stack([np.where(one, s, row) for one, row in zip(above, scores, strict=True)])
+    place = oracle._place_in_order if ranks == "order" else oracle._average_place
     magnitude = [np.abs(np.sqrt((model**2).sum(0)) - np.sqrt((base**2).sum(0))) for model in models]
     cosine = [(model * base).sum(0) / np.sqrt((model**2).sum(0) * (base**2).sum(0)) for model in models]
-    return (oracle._scores(magnitude, t, s) + oracle._scores([1 - one for one in cosine], t, s)) / 2
+    direction = [np.where((model != base).any(0), 1 - one, 0) for model, one in zip(models, cosine, strict=True)]
+    return sum(oracle._scores(changes, t, s, place, taking) for changes in (magnitude, direction)) / 2
 
 
 @pytest.mark.parametrize(("t", "s"), [(1.0, 1.0), (0.6, 1.25)])
@@ -43,6 +49,28 @@ def test_figures_are_those_of_the_oracles_weights(t: float, s: float, tmp_path: 
             assert row.mean_score == pytest.approx(float(weights[k].mean()), rel=1e-9)
             assert row.share_above == pytest.approx(float((weights[k] >= s).mean()), abs=1e-12), one.tensor
             assert row.share_won == pytest.approx(float((weights[k] > others).mean()), abs=2 / one.columns)
+
+
+@pytest.mark.parametrize("ranks", ["average", "changed"])
+def test_figures_follow_the_knobs(ranks: str, tmp_path: Path) -> None:
+    base, one, two, three = family(tmp_path, torch.float32, sizes=(0.1, 0.3, 0.2))
+    weights, half = load_file(one / "model.safetensors"), load_file(base / "model.safetensors")
+    half |= {name: tensor for name, tensor in weights.items() if "mlp" in name}
+    half["model.embed_tokens.weight"][::2] = weights["model.embed_tokens.weight"][::2]
+    (one / "model.safetensors").unlink()
+    save_file(half, one / "model.safetensors", {"format": "pt"})
+    asked = widen.Settings(t=0.7, parameters={"ranks": ranks}, models=[{}, {}, {"exclude": ["layers.1"]}])
+    for found in widen.influence(base, [one, two, three], asked):
+        excluded = "layers.1" in found.tensor
+        folders = [base, one, two] if excluded else [base, one, two, three]
+        values = [load_file(folder / "model.safetensors")[found.tensor].double().numpy() for folder in folders]
+        expected = oracle_weights(values[0], values[1:], 0.7, 1.0, found.kind, ranks)
+        for row, mine in zip(found.models, expected, strict=False):
+            assert row.mean_score == pytest.approx(float(mine.mean()), rel=1e-9), found.tensor
+            assert row.share_above == pytest.approx(float((mine >= 1.0).mean()), abs=1e-12) or (
+                ranks == "changed" and row.share_above <= (mine >= 1.0).mean()
+            )  # alone in a column, a model weighs 1 without being important
+        assert not excluded or (found.models[2].mean_score, found.models[2].share_won) == (0.0, 0.0)
 
 
 def test_statistics_at_hand_are_used_without_reading_a_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,16 @@ def test_slices_of_different_width(tmp_path: Path, models: dict[str, dict[str, t
         assert (layer(out, number)[name].float() - wanted.float()).abs().max() <= wanted.abs().max().float() * 2**-8
 
 
+def test_a_model_is_left_out_of_a_slice_by_name(tmp_path: Path, models: dict[str, dict[str, torch.Tensor]]) -> None:
+    """WIDEN's own parameters stand in slices too, and are recorded as they were meant."""
+    slices = [{"sources": [source("a", 0, 4), source("b", 0, 4, exclude=["mlp", "embed", "head"])]}]
+    out, manifest = merged(tmp_path, "ab", Settings(slices=slices))
+    assert same_bits(layer(out, 2)["mlp.up_proj.weight"], layer(models["a"], 2)["mlp.up_proj.weight"])
+    assert not same_bits(layer(out, 2)["self_attn.q_proj.weight"], layer(models["a"], 2)["self_attn.q_proj.weight"])
+    told = manifest.settings["slices"][0]["sources"][1]["parameters"]["exclude"]
+    assert told[0] == {"filter": "mlp", "value": True}
+
+
 def test_models_of_other_depth(tmp_path: Path, models: dict[str, dict[str, torch.Tensor]]) -> None:
     slices = [{"sources": [source("a", 0, 4)]}, {"sources": [source("c", 0, 2)]}]
     out, manifest = merged(tmp_path, "ac", Settings("passthrough", origin=False, slices=slices))
