@@ -31,7 +31,7 @@ class Architecture:
 
         Raises InputsRefused when transformers does not ship the architecture, or cannot build it.
         """
-        found = known_architecture(checkpoint) or _kept(checkpoint, cache, "kinds", _instantiated)
+        found = known_architecture(checkpoint) or asked_once(checkpoint, cache, "kinds", _instantiated)
         return cls(found["kinds"], frozenset(found["tied"]), found["prefix"])
 
     def kind_of(self, name: str, shape: tuple[int, ...]) -> Kind:
@@ -54,7 +54,7 @@ class Architecture:
 
 def full_config(checkpoint: Checkpoint, cache: Path | None = None) -> dict[str, Any]:
     """The configuration with the architecture's defaults filled in. Raises InputsRefused for an unknown one."""
-    return _kept(checkpoint, cache, "config", _completed)
+    return asked_once(checkpoint, cache, "config", _completed)
 
 
 def _instantiated(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _completed(checkpoint: Checkpoint) -> dict[str, Any]:
     return content
 
 
-def _kept(
+def asked_once(
     checkpoint: Checkpoint, cache: Path | None, what: str, make: Callable[[Checkpoint], dict[str, Any]]
 ) -> dict[str, Any]:
     """What `make` says of a configuration, kept under its digest and the version of transformers that said it."""

@@ -1,17 +1,19 @@
 """Ask transformers: an architecture is instantiated on the meta device, where no weight is allocated."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from widen.checkpoint import CONFIG_FILE, Checkpoint
 from widen.errors import InputsRefused
 
+SIZE_KEY = "vocab_size"
+
 
 def complete_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The configuration with the architecture's defaults filled in. Raises InputsRefused for an unknown one."""
-    return dict(_config(checkpoint).to_dict())
+    return dict(_config(checkpoint, checkpoint.config).to_dict())
 
 
 def instantiate(checkpoint: Checkpoint) -> tuple[dict[str, str], list[str], str]:
@@ -19,6 +21,72 @@ def instantiate(checkpoint: Checkpoint) -> tuple[dict[str, str], list[str], str]
 
     Raises InputsRefused when transformers does not ship the architecture.
     """
+    model = _model(checkpoint, _config(checkpoint, checkpoint.config))
+    kinds = {
+        f"{path}.{name}" if path else name: _kind(module, parameter.dim())
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
+    return kinds, sorted(model.all_tied_weights_keys), model.base_model_prefix
+
+
+def token_axes(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which parameters and buffers have a token a row: by name the axis that grows where the vocabulary does.
+
+    `rows` is the vocabulary's size, `keys` says where it stands in the configuration. Raises InputsRefused where that
+    has none.
+    """
+    import torch
+
+    complete = complete_config(checkpoint)
+    keys = _size_keys(complete)
+    if not keys:
+        raise InputsRefused(
+            f"{checkpoint.name}: {CONFIG_FILE} has no {SIZE_KEY}; its tokens' rows cannot be told from other tensors"
+        )
+    rows = _at(complete, keys[0])
+    keys = [key for key in keys if _at(complete, key) == rows]
+    grown = resized(complete, keys, rows + 64)
+    axes: dict[str, int] = {}
+    tensors: list[dict[str, Any]] = []
+    for config in (complete, grown):
+        model = _model(checkpoint, _config(checkpoint, config))
+        tensors.append(dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers()))
+    for name, tensor in tensors[0].items():
+        shape, other = tensor.shape, tensors[1].get(name, torch.empty(0)).shape
+        changed = [axis for axis, (one, two) in enumerate(zip(shape, other, strict=False)) if one != two]
+        if len(changed) == 1 and shape[changed[0]] == rows:
+            axes[name] = changed[0]
+    return {"rows": rows, "keys": [list(key) for key in keys], "axes": axes, "prefix": model.base_model_prefix}
+
+
+def resized(config: Mapping[str, Any], keys: list[tuple[str, ...]], rows: int) -> dict[str, Any]:
+    """The configuration with another vocabulary size at `keys`."""
+    changed = dict(config)
+    for key in keys:
+        inner = changed
+        for part in key[:-1]:
+            inner[part] = dict(inner.get(part) or {})
+            inner = inner[part]
+        inner[key[-1]] = rows
+    return changed
+
+
+def _size_keys(config: Mapping[str, Any], inside: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every place of the vocabulary's size, the outermost first."""
+    here = [(*inside, SIZE_KEY)] if type(config.get(SIZE_KEY)) is int else []
+    nested = sorted(key for key, value in config.items() if isinstance(value, dict))
+    return here + [found for key in nested for found in _size_keys(config[key], (*inside, key))]
+
+
+def _at(config: Mapping[str, Any], key: tuple[str, ...]) -> Any:
+    value: Any = config
+    for part in key:
+        value = value[part]
+    return value
+
+
+def _model(checkpoint: Checkpoint, config: Any) -> Any:
     import torch
     import transformers
 
@@ -30,15 +98,8 @@ def instantiate(checkpoint: Checkpoint) -> tuple[dict[str, str], list[str], str]
             f"{checkpoint.name}: {CONFIG_FILE} names architecture {names[0]}, which transformers "
             f"{transformers.__version__} does not ship; expected one of its model classes"
         )
-    config = _config(checkpoint)
     with _refusing(checkpoint), torch.device("meta"):
-        model = model_class(config) if is_model else transformers.AutoModel.from_config(config)
-    kinds = {
-        f"{path}.{name}" if path else name: _kind(module, parameter.dim())
-        for path, module in model.named_modules(remove_duplicate=False)
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-    }
-    return kinds, sorted(model.all_tied_weights_keys), model.base_model_prefix
+        return model_class(config) if is_model else transformers.AutoModel.from_config(config)
 
 
 def _kind(module: object, dimensions: int) -> str:
@@ -52,7 +113,7 @@ def _kind(module: object, dimensions: int) -> str:
     return "conv1d" if isinstance(module, Conv1D) else "matrix"
 
 
-def _config(checkpoint: Checkpoint) -> Any:
+def _config(checkpoint: Checkpoint, content: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -63,7 +124,7 @@ def _config(checkpoint: Checkpoint) -> Any:
             "not know; expected one that it ships"
         )
     with _refusing(checkpoint):
-        return CONFIG_MAPPING[model_type].from_dict(dict(checkpoint.config))
+        return CONFIG_MAPPING[model_type].from_dict(dict(content))
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Family(TypedDict):
     fixed: keys that may only say this, because another value changes modules. free: the rules, joined by `|`, of which
     the value of a key must meet one. buffers: what older versions stored beside the parameters. tied: the names that
     repeat another parameter where tie_word_embeddings is true, which `ties` says for a configuration that does not.
-    vocabulary, hidden, layers, heads: the keys with these sizes. pad: pad_token_id where the configuration is silent.
+    token_tensors: the parameters with a token a row. vocabulary, hidden, layers, heads: the keys with these sizes. pad: pad_token_id where the configuration is silent.
     """
 
     model_type: str
@@ -55,6 +55,7 @@ class Family(TypedDict):
     pad: int | None
     ties: bool
     tied: list[str]
+    token_tensors: list[str]
     kinds: dict[str, str]
     buffers: list[str]
     fixed: dict[str, Any]
@@ -71,6 +72,15 @@ def known_architecture(checkpoint: Checkpoint) -> dict[str, Any] | None:
     kinds = {name: kind for pattern, kind in family["kinds"].items() for name, _ in _named(pattern, config, family)}
     tied = family["tied"] if config.get("tie_word_embeddings", family["ties"]) else []
     return {"kinds": kinds, "tied": tied, "prefix": family["prefix"]}
+
+
+def known_token_tensors(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What `instantiate.token_axes` would find, or None where that is not certain."""
+    known, family = known_architecture(checkpoint), _family(checkpoint.config)
+    if known is None or family is None:
+        return None
+    rows, axes = checkpoint.config[family["vocabulary"]], dict.fromkeys(family["token_tensors"], 0)
+    return {"rows": rows, "keys": [[family["vocabulary"]]], "axes": axes, "prefix": family["prefix"]}
 
 
 def spellings(name: str, prefix: str) -> tuple[str, ...]:

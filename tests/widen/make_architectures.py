@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from widen.checkpoint import Checkpoint
-from widen.instantiate import instantiate
+from widen.instantiate import instantiate, token_axes
 from widen.known_architectures import TABLE, Family
 
 CLASSES = (
@@ -136,6 +136,7 @@ def family(name: str) -> Family:
         "pad": defaults["pad_token_id"],
         "ties": defaults["tie_word_embeddings"],
         "tied": tied["tied"],
+        "token_tensors": sorted(token_axes(Checkpoint("asked", Path(), small_config(name, False), {}, ()))["axes"]),
         "kinds": _patterns(name, tied["kinds"]),
         "buffers": BUFFERS.get(name, []),
         "fixed": fixed,

@@ -1,0 +1,1 @@
+"""Models whose vocabularies differ, aligned by token text instead of by position."""
