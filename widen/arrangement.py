@@ -9,6 +9,7 @@ from widen.checks import Problem, structure_problems
 from widen.overlay import Overlays, open_overlays
 from widen.plan import MergePlan, make_plan
 from widen.settings import Settings
+from widen.vocabulary.aligned import aligned
 
 Folder = str | Path
 
@@ -28,11 +29,19 @@ def arranged(
     """
     inputs = [source if isinstance(source, Checkpoint) else Checkpoint.open(source) for source in sources]
     with open_overlays(overlays) as made:
-        base, *models = participants(inputs, settings, made)
+        base, *models = participants(inputs, settings, made, architectures)
         plan = make_plan(base, models, settings, architectures)
-        yield plan, structure_problems(base, models, plan.tied, allow_config, architectures, plan.stacked)
+        is_aligned = settings.tokenizer is not None
+        problems = structure_problems(
+            base, models, plan.tied, allow_config, architectures, plan.stacked, is_aligned=is_aligned
+        )
+        yield plan, problems
 
 
-def participants(inputs: Sequence[Checkpoint], _settings: Settings, _overlays: Overlays) -> list[Checkpoint]:
+def participants(
+    inputs: Sequence[Checkpoint], settings: Settings, overlays: Overlays, architectures: Path | None = None
+) -> list[Checkpoint]:
     """The checkpoints that take part, the base first: the inputs, or views of them where the settings ask for one."""
+    if settings.tokenizer is not None:
+        return aligned(inputs, settings.tokenizer, overlays, architectures)
     return list(inputs)

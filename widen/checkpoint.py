@@ -30,7 +30,10 @@ LONGEST_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies: its file, the byte range inside it, its storage type and shape."""
+    """Where one tensor lies: its file, the byte range inside it, its storage type and shape.
+
+    written: the type in which it stands for what a checkpoint holds, where it was computed in a wider one.
+    """
 
     name: str
     file: str
@@ -38,6 +41,12 @@ class TensorEntry:
     stop: int
     kind: StorageType
     shape: tuple[int, ...]
+    written: StorageType | None = None
+
+    @property
+    def written_kind(self) -> StorageType:
+        """The type that a merge from this tensor is written in, unless another is asked for."""
+        return self.written or self.kind
 
     @property
     def elements(self) -> int:
@@ -51,11 +60,20 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
+class Rewritten:
+    """The files beside the weights that a merge onto a view writes, by name, and notes about where they came from."""
+
+    files: Mapping[str, bytes]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint folder. `name` is what messages and manifests call it; only headers have been read.
 
     made_of: the checkpoints that a *view* was made from, none for a checkpoint that lies in its folder as it is. A
-    view's tensors may have other names than in their files, and lie in files elsewhere.
+    view's tensors may have other names than in their files, and lie in files elsewhere. rewritten: its companions,
+    where they are not those of its folder.
     """
 
     name: str
@@ -64,6 +82,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorEntry]
     shards: tuple[str, ...]
     made_of: tuple["Checkpoint", ...] = ()
+    rewritten: Rewritten | None = None
     _maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

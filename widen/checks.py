@@ -19,6 +19,7 @@ FREE_CONFIG_KEYS = frozenset({
     "torch_dtype", "transformers_version", "use_cache",
 })  # fmt: skip
 SHOWN = 10
+ALIGN = "align them by token: `tokenizer_source: union` or `base`"
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,20 @@ def structure_problems(
     allow_config: Sequence[str] = (),
     cache: Path | None = None,
     stacked: Sequence[Placed] = (),
+    is_aligned: bool = False,
 ) -> list[Problem]:
     """Everything in which a model differs from the base and must not: tensors, shapes, configuration, tokenizer.
 
     tied: names that only repeat another tensor and are not merged. allow_config: keys that may differ. cache: where
     complete configurations are kept. stacked: where layers are stacked anew, what they are taken from; models may have
-    other numbers of layers then.
+    other numbers of layers then. is_aligned: whether rows follow one vocabulary, so that tokenizers may differ.
     """
     problems: list[Problem] = []
     for model in models:
         free = layer_keys(base.config) | layer_keys(model.config) if stacked else frozenset[str]()
         problems += [] if stacked else _tensor_problems(base, model, tied)
         problems += _config_problems(base, model, {*allow_config, *free}, cache)
-        problems += _tokenizer_problems(base, model)
+        problems += [] if is_aligned else _tokenizer_problems(base, model)
     return [*problems, *(problem for one in stacked for problem in _stacked_problems(one))]
 
 
@@ -90,6 +92,8 @@ def _tensor_problems(base: Checkpoint, model: Checkpoint, tied: frozenset[str]) 
             yield Problem(model.name, name, "extra tensor", f"none, as in {base.name}", str(list(theirs.shape)), remedy)
         elif ours.shape != theirs.shape:
             remedy = f"use a model with {base.name}'s architecture and vocabulary"
+            if ours.shape[1:] == theirs.shape[1:] and base.config.get("vocab_size") == ours.shape[0]:
+                remedy += f", or {ALIGN}"
             yield Problem(model.name, name, "other shape", str(list(ours.shape)), str(list(theirs.shape)), remedy)
 
 
@@ -116,7 +120,7 @@ def _tokenizer_problems(base: Checkpoint, model: Checkpoint) -> Iterator[Problem
     # A checkpoint without a tokenizer makes no claim about ids, so there is nothing to contradict.
     if not ours.parts or not theirs.parts:
         return
-    remedy = "its token ids may mean other text; use a model that kept the base's tokenizer"
+    remedy = f"its token ids may mean other text; use a model that kept the base's tokenizer, or {ALIGN}"
     shared = ours.comparable(theirs)
     if not shared:
         found = ", ".join(theirs.parts)

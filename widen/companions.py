@@ -8,6 +8,8 @@ from widen.checkpoint import CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, T
 from widen.digests import FileDigest
 from widen.plan import MergePlan
 from widen.staging import write_synced
+from widen.vocabulary.chat_templates import chosen_template
+from widen.vocabulary.files import as_json
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
@@ -19,9 +21,15 @@ def write_companions(plan: MergePlan, folder: Path) -> tuple[dict[str, FileDiges
     the first model that has one; so is the chat template.
     """
     contents: dict[str, bytes] = {CONFIG_FILE: _config(plan)}
-    if GENERATION_FILE in plan.base.companions:
-        contents[GENERATION_FILE] = (plan.base.folder / GENERATION_FILE).read_bytes()
-    notes = _add_tokenizer(plan, contents) + _add_chat_template(plan, contents)
+    if plan.base.rewritten is not None:
+        contents |= plan.base.rewritten.files
+        notes = list(plan.base.rewritten.notes)
+    else:
+        if GENERATION_FILE in plan.base.companions:
+            contents[GENERATION_FILE] = (plan.base.folder / GENERATION_FILE).read_bytes()
+        notes = _add_tokenizer(plan, contents) + _add_chat_template(plan, contents)
+    if plan.settings.chat_template is not None:
+        notes += _set_chat_template(plan.settings.chat_template, plan, contents)
     return {name: write_synced(folder / name, data) for name, data in sorted(contents.items())}, notes
 
 
@@ -49,6 +57,19 @@ def _add_chat_template(plan: MergePlan, contents: dict[str, bytes]) -> list[str]
                 return []
             contents[CHAT_TEMPLATE_FILE] = template
             return [] if source is plan.base else [f"chat template: taken from {source.name}"]
+    return []
+
+
+def _set_chat_template(asked: str, plan: MergePlan, contents: dict[str, bytes]) -> list[str]:
+    """The one template of the output, in a file of its own, whatever was there before."""
+    text = chosen_template(asked, plan.checkpoints)
+    if text is None:
+        return [f"chat template: `{asked}`, and no model has one"]
+    if TOKENIZER_CONFIG_FILE in contents:
+        config = json.loads(contents[TOKENIZER_CONFIG_FILE])
+        if config.pop("chat_template", None) is not None:
+            contents[TOKENIZER_CONFIG_FILE] = as_json(config)
+    contents[CHAT_TEMPLATE_FILE] = text.encode()
     return []
 
 

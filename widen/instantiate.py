@@ -36,8 +36,6 @@ def token_axes(checkpoint: Checkpoint) -> dict[str, Any]:
     `rows` is the vocabulary's size, `keys` says where it stands in the configuration. Raises InputsRefused where that
     has none.
     """
-    import torch
-
     complete = complete_config(checkpoint)
     keys = _size_keys(complete)
     if not keys:
@@ -47,17 +45,19 @@ def token_axes(checkpoint: Checkpoint) -> dict[str, Any]:
     rows = _at(complete, keys[0])
     keys = [key for key in keys if _at(complete, key) == rows]
     grown = resized(complete, keys, rows + 64)
+    model, other = (_model(checkpoint, _config(checkpoint, config)) for config in (complete, grown))
+    shapes, others = _shapes(model), _shapes(other)
     axes: dict[str, int] = {}
-    tensors: list[dict[str, Any]] = []
-    for config in (complete, grown):
-        model = _model(checkpoint, _config(checkpoint, config))
-        tensors.append(dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers()))
-    for name, tensor in tensors[0].items():
-        shape, other = tensor.shape, tensors[1].get(name, torch.empty(0)).shape
-        changed = [axis for axis, (one, two) in enumerate(zip(shape, other, strict=False)) if one != two]
+    for name, shape in shapes.items():
+        changed = [axis for axis, (one, two) in enumerate(zip(shape, others[name], strict=True)) if one != two]
         if len(changed) == 1 and shape[changed[0]] == rows:
             axes[name] = changed[0]
     return {"rows": rows, "keys": [list(key) for key in keys], "axes": axes, "prefix": model.base_model_prefix}
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
 def resized(config: Mapping[str, Any], keys: list[tuple[str, ...]], rows: int) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Family(TypedDict):
     fixed: keys that may only say this, because another value changes modules. free: the rules, joined by `|`, of which
     the value of a key must meet one. buffers: what older versions stored beside the parameters. tied: the names that
     repeat another parameter where tie_word_embeddings is true, which `ties` says for a configuration that does not.
-    token_tensors: the parameters with a token a row. vocabulary, hidden, layers, heads: the keys with these sizes. pad: pad_token_id where the configuration is silent.
+    token_tensors: the parameters with a token a row.
+    vocabulary, hidden, layers, heads: the keys with these sizes. pad: pad_token_id where the configuration is silent.
     """
 
     model_type: str

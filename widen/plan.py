@@ -181,5 +181,5 @@ def _tensor_plan(placed: Placed, architecture: Architecture, settings: Settings)
     entry = base.tensors[stored]
     kind = architecture.kind_of(stored, entry.shape)
     geometry = Geometry.of(entry.shape, transposed=kind in ("embedding", "conv1d"))
-    out_type = storage_type(settings.out_dtype) if settings.out_dtype else entry.kind
+    out_type = storage_type(settings.out_dtype) if settings.out_dtype else entry.written_kind
     return TensorPlan(placed.name, kind, geometry, entry.shape, out_type, placed.sides, arguments)

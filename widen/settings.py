@@ -13,6 +13,8 @@ from widen.methods import METHODS, Method
 from widen.methods.definition import Parameter, Value
 from widen.parameters import Setting, resolve, scalars
 from widen.slices import Slice
+from widen.vocabulary.chat_templates import mistake
+from widen.vocabulary.request import TokenizerRequest
 
 WIDEN = "widen"
 Argument = Value | tuple[Value, ...]
@@ -29,7 +31,9 @@ class Settings:
     the base first where it is one. origin: whether the models' differences from the base are merged; without it the
     base is a model like the others. Values may be gradients and filters, see `widen.parameters`. shard_bytes: the
     largest output file, unless one tensor alone is larger, None for a share of the model; it changes no tensor's bytes.
-    slices: layers stacked anew, as JSON values of `widen.slices.Slice`, which hold the participants' own parameters.
+    slices: layers stacked anew, as JSON values of `widen.slices.Slice`, which hold the participants' own parameters. tokenizer:
+    aligns vocabularies by token, as a request or its content; None merges rows by position. chat_template: `auto`, a
+    name or a Jinja text, see `widen.vocabulary.chat_templates`; None keeps the tokenizer's.
     """
 
     method: str = WIDEN
@@ -41,6 +45,8 @@ class Settings:
     models: Sequence[Mapping[str, Setting]] = ()
     origin: bool = True
     slices: Sequence[Mapping[str, Any]] = ()
+    tokenizer: TokenizerRequest | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -62,6 +68,10 @@ class Settings:
             raise RecipeError(f"merge method {self.method} {told}")
         if self.out_dtype is not None:
             storage_type(self.out_dtype)
+        if isinstance(self.tokenizer, Mapping):
+            object.__setattr__(self, "tokenizer", TokenizerRequest.of(self.tokenizer))
+        if self.chat_template is not None and (wrong := mistake(self.chat_template)):
+            raise RecipeError(f"chat_template: {wrong}")
         if self.shard_bytes is not None and self.shard_bytes < 1:
             raise RecipeError(f"shard size must be at least 1 byte, found {self.shard_bytes}")
 
@@ -89,6 +99,10 @@ class Settings:
             own["origin"] = False
         if self.slices:
             own["slices"] = [dict(one) for one in self.slices]
+        if self.tokenizer is not None:
+            own["tokenizer"] = self.tokenizer.content
+        if self.chat_template is not None:
+            own["chat_template"] = self.chat_template
         return {"method": self.method, **own, "out_dtype": self.out_dtype, "shard_bytes": self.shard_bytes}
 
     @property

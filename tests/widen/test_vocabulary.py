@@ -70,7 +70,9 @@ def test_a_vocabulary_is_what_the_library_says(kind: str, tmp_path: Path) -> Non
 
 def test_added_tokens_that_only_files_beside_name(tmp_path: Path) -> None:
     tokenizer = words(["<unk>", "a", "b"])
-    checkpoint = model(tmp_path / "m", tokenizer, rows=5, added_tokens_decoder={"4": {"content": "<x>", "special": True}})
+    checkpoint = model(
+        tmp_path / "m", tokenizer, rows=5, added_tokens_decoder={"4": {"content": "<x>", "special": True}}
+    )
     (checkpoint.folder / "added_tokens.json").write_text(json.dumps({"<pad>": 3}))
     vocabulary = Vocabulary.of(checkpoint)
     assert vocabulary is not None
@@ -84,7 +86,9 @@ def test_older_files_are_converted(tmp_path: Path) -> None:
     weights = llama_weights(0, torch.float32, SMALL | {"vocab_size": 300})
     write_checkpoint(folder, weights, SMALL, vocab_size=300)
     tokenizer.model.save(str(folder))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "unk_token": "<unk>"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer", "unk_token": "<unk>"})
+    )
     vocabulary = Vocabulary.of(Checkpoint.open(folder))
     assert vocabulary is not None
     assert {text: vocabulary.ids[text] for text in ids_of(tokenizer)} == ids_of(tokenizer)
@@ -141,7 +145,9 @@ def test_an_id_that_the_library_would_not_give_is_refused(tmp_path: Path) -> Non
     content = json.loads((checkpoint.folder / "tokenizer.json").read_text())
     content["added_tokens"][0]["id"] = 6
     (checkpoint.folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(InputsRefused, match=r"token '<pad>' is written with id 6, and the tokenizers library gives it 3"):
+    with pytest.raises(
+        InputsRefused, match=r"token '<pad>' is written with id 6, and the tokenizers library gives it 3"
+    ):
         Vocabulary.of(checkpoint)
 
 
@@ -222,9 +228,8 @@ def three(folder: Path) -> list[Checkpoint]:
     base = words(["<unk>", "a", "b", "c"])
     first = with_added(words(["<unk>", "c", "a", "b"]), "<pad>")
     second = with_added(words(["<unk>", "b", "d", "a", "c"]), "<pad>", "<x>")
-    made = [model(folder / name, one, seed=seed) for seed, (name, one) in enumerate(
-        {"base": base, "first": first, "second": second}.items())]  # fmt: skip
-    return made
+    named = {"base": base, "first": first, "second": second}
+    return [model(folder / name, one, seed=seed) for seed, (name, one) in enumerate(named.items())]
 
 
 def test_union_keeps_the_base_s_ids_and_appends_by_model_and_id(tmp_path: Path) -> None:
@@ -299,8 +304,14 @@ def test_tokens_say_where_their_rows_come_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        (TokenizerRequest("secnd"), r"tokenizer.source: no model of the merge is called `secnd`; the nearest is `second`"),
-        (TokenizerRequest("union", {"d": TokenRequest("model", "base")}), r"tokenizer.tokens.d.source: base has no row"),
+        (
+            TokenizerRequest("secnd"),
+            r"tokenizer.source: no model of the merge is called `secnd`; the nearest is `second`",
+        ),
+        (
+            TokenizerRequest("union", {"d": TokenRequest("model", "base")}),
+            r"tokenizer.tokens.d.source: base has no row",
+        ),
         (
             TokenizerRequest("union", {"<pad>": TokenRequest("model_token", "base", token_id=4)}),
             r"token_id: expected a row of base, which has 4, found 4",

@@ -21,7 +21,7 @@ from widen.vocabulary.tensors import TokenTensors
 from widen.vocabulary.vocabulary import FLAGS, Vocabulary, prove
 
 ZERO_ROW, OWN_MEAN, MEAN_OF_ROWS = -1, -2, -3
-"""What fills a row where no model's row is copied: nothing, the mean of the model's own, the mean of several models'."""
+"""What fills a row where no row is copied: nothing, the mean of the model's own rows, the mean of several models'."""
 Row = tuple[int, int]
 """A checkpoint and a row of it; or ZERO_ROW and OWN_MEAN with 0, MEAN_OF_ROWS with an index into `Alignment.means`."""
 LARGEST_ID = (1 << 31) - 1
@@ -86,7 +86,7 @@ def _vocabularies(
     notes, chosen = [], []
     for checkpoint, vocabulary, own in zip(checkpoints, found, tensors, strict=True):
         taken = vocabulary or found[first]
-        assert taken is not None  # noqa: S101 - `first` has one
+        assert taken is not None
         if vocabulary is None and own.rows != tensors[first].rows:
             raise InputsRefused(
                 f"{checkpoint.name}: it has no tokenizer and {own.rows} rows, where {taken.name} has "
@@ -100,7 +100,7 @@ def _vocabularies(
 
 
 def _rowless(checkpoint: Checkpoint, vocabulary: Vocabulary, rows: int) -> Iterator[str]:
-    """A note for tokens that were added behind the last row and never got one; InputsRefused for any other beyond it."""
+    """A note for tokens that were added behind the last row and never got one; InputsRefused for any other there."""
     beyond = sorted((number, text) for text, number in vocabulary.ids.items() if number >= rows)
     if not beyond:
         return
@@ -179,7 +179,9 @@ class _Aligner:
         if not wanted:
             return (), None
         first = max(ids.values(), default=-1) + 1
-        entries = [{"id": first + place, "content": text, **flags} for place, (text, flags) in enumerate(wanted.items())]
+        entries = [
+            {"id": first + place, "content": text, **flags} for place, (text, flags) in enumerate(wanted.items())
+        ]
         ids |= {text: first + place for place, text in enumerate(wanted)}
         content = {**content, "added_tokens": [*content["added_tokens"], *entries]}
         prove(f"{self.names[source]} with {len(wanted)} tokens of the others", content, ids)
@@ -200,7 +202,7 @@ class _Aligner:
             for index in range(len(self.own)):
                 mine = index in present and not force
                 found = (index, self.own[index][text]) if mine else other
-                assert found is not None  # noqa: S101 - a model that lacks the token asked for it above
+                assert found is not None
                 donors[index, number], places[index, number] = found
         self._fill_unused(source, set(ids.values()), donors, places)
         return tuple(Fill(donors[index], places[index]) for index in range(len(self.own)))
@@ -211,7 +213,9 @@ class _Aligner:
             return self._asked(text, asked)
         if self.request.new_rows == MEAN or not present:
             if not present:
-                self.notes.append(f"tokenizer: no model has a row for {text!r:.60}; it is the mean of each model's rows")
+                self.notes.append(
+                    f"tokenizer: no model has a row for {text!r:.60}; it is the mean of each model's rows"
+                )
             return OWN_MEAN, 0
         if len(present) == 1 or 0 in present:
             return present[0], self.own[present[0]][text]
@@ -237,9 +241,7 @@ class _Aligner:
             raise RecipeError(f"tokenizer.{'.'.join(place)}: {asked.model} has no row for token {wanted!r:.60}{told}")
         return index, self.own[index][wanted]
 
-    def _fill_unused(
-        self, source: int, taken: set[int], donors: NDArray[np.int32], places: NDArray[np.int64]
-    ) -> None:
+    def _fill_unused(self, source: int, taken: set[int], donors: NDArray[np.int32], places: NDArray[np.int64]) -> None:
         """Rows without a token: the source's own, and those of models whose same row has no token either.
 
         Rows that only padding adds stay the mean of each model's own.

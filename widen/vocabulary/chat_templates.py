@@ -86,7 +86,7 @@ def chosen_template(asked: str, checkpoints: Sequence[Checkpoint]) -> str | None
 
 
 def template_of(checkpoint: Checkpoint) -> str | None:
-    """A checkpoint's template: a file of its own, else a key of the tokenizer's configuration (of several, `default`)."""
+    """A checkpoint's template: a file of its own, else in the tokenizer's configuration (of several `default`)."""
     if CHAT_TEMPLATE_FILE in checkpoint.companions:
         try:
             return (checkpoint.folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
@@ -96,7 +96,9 @@ def template_of(checkpoint: Checkpoint) -> str | None:
         return None
     told = read_json(checkpoint.name, checkpoint.folder / CONFIG_FILE).get("chat_template")
     if isinstance(told, list):
-        told = next((one.get("template") for one in told if isinstance(one, dict) and one.get("name") == "default"), None)
+        told = next(
+            (one.get("template") for one in told if isinstance(one, dict) and one.get("name") == "default"), None
+        )
     return told if isinstance(told, str) else None
 
 

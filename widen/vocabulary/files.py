@@ -12,7 +12,7 @@ from widen.vocabulary.vocabulary import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from widen.vocabulary.vocabulary import FLAGS
 
 KEPT_FILES = (TOKENIZER_CONFIG_FILE, "special_tokens_map.json")
-"""Beside a tokenizer.json with further tokens; the older files would lack them, so they are left out."""
+"""Kept beside a tokenizer.json with further tokens; older files would lack these and are left out."""
 TOKEN_KEY = re.compile(r"(_token_ids?|_token_index|suppress_tokens)$")
 """The keys of a configuration that hold ids of tokens: a number or a list."""
 
@@ -24,10 +24,10 @@ def tokenizer_files(alignment: Alignment, checkpoints: Sequence[Checkpoint]) -> 
     if alignment.content is None:
         return {name: (source.folder / name).read_bytes() for name in own}
     files = {name: (source.folder / name).read_bytes() for name in KEPT_FILES if name in own}
-    files[FAST_FILE] = _json(alignment.content)
+    files[FAST_FILE] = as_json(alignment.content)
     if TOKENIZER_CONFIG_FILE in files:
-        files[TOKENIZER_CONFIG_FILE] = _json(_with_added(read_json(source.name, source.folder / TOKENIZER_CONFIG_FILE),
-                                                         alignment.content))  # fmt: skip
+        told = read_json(source.name, source.folder / TOKENIZER_CONFIG_FILE)
+        files[TOKENIZER_CONFIG_FILE] = as_json(_with_added(told, alignment.content))
     return dict(sorted(files.items()))
 
 
@@ -66,7 +66,7 @@ def token_configs(alignment: Alignment, checkpoints: Sequence[Checkpoint]) -> tu
         # Generation settings that only the base has keep its tokens, those of both take the source's.
         generation = _retold(generation, {**source.config, **other}, alignment.ids, texts)
     for key in alignment.tensors[0].keys:
-        config = _set(config, key, alignment.rows)
+        config = set_key(config, key, alignment.rows)
     return config, generation
 
 
@@ -94,16 +94,15 @@ def _translated(value: Any, ids: Mapping[str, int], texts: Mapping[int, str]) ->
     return ids.get(texts.get(value, "")) if type(value) is int else value
 
 
-def _set(config: Mapping[str, Any], key: Sequence[str], value: int) -> dict[str, Any]:
+def set_key(config: Mapping[str, Any], key: Sequence[str], value: int) -> dict[str, Any]:
     """The configuration with a nested key set, where it or the section that holds it is written."""
     first, *rest = key
     if not rest:
         return {**config, first: value}
     inner = config.get(first)
-    return {**config, first: _set(inner if isinstance(inner, Mapping) else {}, rest, value)}
+    return {**config, first: set_key(inner if isinstance(inner, Mapping) else {}, rest, value)}
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """As companion files are written."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-

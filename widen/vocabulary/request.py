@@ -131,8 +131,7 @@ def _token_mistakes(text: Any, one: Any) -> Iterator[tuple[Place, str]]:
     if not isinstance(one, Mapping):
         yield where, f"expected a mapping with `source` and `force`, found {_shown(one)}"
         return
-    for place, told in _unknown(one, TOKEN_KEYS, where):
-        yield place, told
+    yield from _unknown(one, TOKEN_KEYS, where)
     force, source = one.get("force", False), one.get("source")
     if not isinstance(force, bool):
         yield (*where, "force"), f"expected true or false, found {_shown(force)}"
@@ -146,7 +145,7 @@ def _token_mistakes(text: Any, one: Any) -> Iterator[tuple[Place, str]]:
 
 def _source_mistakes(source: Mapping[str, Any], where: Place) -> Iterator[tuple[Place, str]]:
     kind = source.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         near = get_close_matches(str(kind), KINDS, 1, 0.0)[0]
         known = ", ".join(f"`{one}`" for one in KINDS)
         yield (*where, "kind"), f"expected one of {known}, found {_shown(kind)}; the nearest is `{near}`"

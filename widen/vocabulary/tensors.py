@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint have a token a row, and where its configuration says how many, as the model itself has it."""
+"""Which tensors of a checkpoint have a token a row, and where its configuration says how many: the model is asked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from widen.known_architectures import known_token_tensors, spellings
 
 @dataclass(frozen=True)
 class TokenTensors:
-    """rows: of the embedding. axes: by tensor, the axis along which tokens lie. keys: where the number is configured."""
+    """rows: of the embedding. axes: by tensor, the one along which tokens lie. keys: where the number is configured."""
 
     rows: int
     axes: Mapping[str, int]
@@ -66,8 +66,15 @@ def _axes(checkpoint: Checkpoint, told: Mapping[str, Any], architecture: Archite
     for parameter, axis in missing:
         alike = [name for name in others if name.split(".")[-2:] == parameter.split(".")[-2:]]
         tied = architecture.is_tied(parameter)
-        chosen = alike or ([] if tied else [name for name in others if len(checkpoint.tensors[name].shape) > axis
-            and checkpoint.tensors[name].shape[axis] == rows])
+        chosen = alike or (
+            []
+            if tied
+            else [
+                name
+                for name in others
+                if len(checkpoint.tensors[name].shape) > axis and checkpoint.tensors[name].shape[axis] == rows
+            ]
+        )
         if len(chosen) == 1:
             axes[chosen[0]] = axis
             others.remove(chosen[0])

@@ -1,4 +1,4 @@
-"""A checkpoint's tokens by text: from tokenizer.json, or what the older files mean, proved by the library that reads it."""
+"""A checkpoint's tokens by text: from tokenizer.json, or what the older files mean, as the library reads them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,13 @@ from widen.tokenizer import FAST_FILE, SLOW_FILES
 
 CONFIG_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
-FLAGS: Mapping[str, bool] = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+FLAGS: Mapping[str, bool] = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": True,
+    "special": False,
+}
 """What the tokenizers library says of an added token, and what it takes for granted of one given as text."""
 
 
@@ -62,7 +68,7 @@ def prove(name: str, content: Mapping[str, Any], ids: Mapping[str, int]) -> None
 
     try:
         found = Tokenizer.from_str(json.dumps(content)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # noqa: BLE001 - the library raises Exception itself
+    except Exception as error:
         raise InputsRefused(
             f"{name}: {FAST_FILE} is not what the tokenizers library reads ({_line(error)}); fetch the checkpoint again"
         ) from error
@@ -172,7 +178,7 @@ def _converted(checkpoint: Checkpoint) -> dict[str, Any]:
             _plain(checkpoint.folder), trust_remote_code=False, local_files_only=True
         )
         content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    except Exception as error:  # noqa: BLE001 - whatever a converter says of a damaged file
+    except Exception as error:
         raise InputsRefused(
             f"{checkpoint.name}: it has no {FAST_FILE}, and transformers cannot convert its older tokenizer files "
             f"({_line(error)}); save its tokenizer with transformers"
