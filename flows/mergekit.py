@@ -7,7 +7,7 @@ this project does not is told apart from what nobody has.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flows.faults import Fault, Where, describe, listed, show, unknown
+from flows.faults import Fault, Where, listed, show, unknown
 from widen.methods import METHODS
 from widen.settings import WIDEN
 
@@ -25,10 +25,6 @@ WITHOUT_EFFECT = {
     "rescale": ["task_arithmetic"],
 }
 """Parameters that mergekit takes and that change no merged byte: there for memory, or shared by methods without use."""
-UNSUPPORTED = {
-    "tokenizer": "the base's tokenizer is kept",
-    "chat_template": "the base's tokenizer files are kept as they are",
-}
 REFERENCE_EXTRAS = {
     "revision": "name the model under `sources` with `repo` and `rev`",
     "lora": "merge the adapter into its model first",
@@ -61,11 +57,7 @@ def adapt(merge: Mapping[str, Any], at: Where) -> tuple[dict[str, Any], list[Fau
     What is refused is taken out, so that it is reported once. `at` is where the configuration stands in its document.
     """
     clean = dict(merge)
-    faults = [
-        _unsupported((*at, key), key, advice) for key, advice in UNSUPPORTED.items() if clean.pop(key, None) is not None
-    ]
-    faults += _method(clean, at)
-    faults += _tokenizer_source(clean, at)
+    faults = _method(clean, at)
     _drop_without_effect(clean)
     faults += _references(clean, at)
     for key in ("dtype", "out_dtype"):
@@ -109,14 +101,6 @@ def _everywhere(section: Mapping[str, Any], change: Callable[[Mapping[str, Any]]
     return changed
 
 
-def _tokenizer_source(clean: dict[str, Any], at: Where) -> list[Fault]:
-    source = clean.pop("tokenizer_source", None)
-    if source in (None, "base"):
-        return []
-    told = f"expected `base`, found {describe(source)}: other sources, such as mergekit's `union`, are not supported"
-    return [Fault((*at, "tokenizer_source"), told)]
-
-
 def _drop_without_effect(clean: dict[str, Any]) -> None:
     """Take out the parameters that change nothing; `recipe_methods` looks at the rest."""
     method = clean.get("merge_method")
@@ -138,6 +122,10 @@ def _drop_without_effect(clean: dict[str, Any]) -> None:
 def _references(clean: dict[str, Any], at: Where) -> list[Fault]:
     faults: list[Fault] = []
     clean.update(_named(clean, at, faults))
+    if "tokenizer_source" in clean:
+        clean["tokenizer_source"] = _reference(clean["tokenizer_source"], (*at, "tokenizer_source"), faults)
+    if isinstance(clean.get("tokenizer"), Mapping):
+        clean["tokenizer"] = _tokenizer(clean["tokenizer"], (*at, "tokenizer"), faults)
     return faults
 
 
@@ -157,6 +145,29 @@ def _named(section: Mapping[str, Any], at: Where, faults: list[Fault]) -> dict[s
             for name, one in modules.items()
         }
     return named
+
+
+def _tokenizer(section: Mapping[str, Any], where: Where, faults: list[Fault]) -> dict[str, Any]:
+    """The section with every model in it as text."""
+    clean = {key: one for key, one in section.items() if one is not None}
+    if "source" in clean:
+        clean["source"] = _reference(clean["source"], (*where, "source"), faults)
+    if isinstance(clean.get("tokens"), Mapping):
+        clean["tokens"] = {
+            text: _token(one, (*where, "tokens", str(text)), faults) for text, one in clean["tokens"].items()
+        }
+    return clean
+
+
+def _token(one: Any, where: Where, faults: list[Fault]) -> Any:
+    if not isinstance(one, Mapping) or one.get("source") is None:
+        return one
+    source, place = one["source"], (*where, "source")
+    if not isinstance(source, Mapping) or "kind" not in source:
+        return {**one, "source": _reference(source, place, faults)}
+    if "model" in source:
+        return {**one, "source": {**source, "model": _reference(source["model"], (*place, "model"), faults)}}
+    return one
 
 
 def _reference(value: Any, where: Where, faults: list[Fault]) -> Any:

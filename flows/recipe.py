@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from flows import mergekit, recipe_checks, recipe_methods
+from flows import mergekit, recipe_checks, recipe_methods, recipe_tokenizer
 from flows.faults import Fault, Where, listed, refusal
 from flows.recipe_gates import Gates
 from flows.recipe_schema import (
@@ -152,7 +152,7 @@ def _recipe(body: Body, text: str, path: Path) -> Recipe:
     inputs = recipe_checks.inputs(body)
     return Recipe(
         name=body.name,
-        merge=recipe_methods.spelt_out(body.merge),
+        merge=recipe_tokenizer.spelt_out(recipe_methods.spelt_out(body.merge), recipe_checks.names(body)),
         inputs=inputs,
         sources=body.sources,
         validate=_spread(body.validate, tuple(inputs)[1:]) if body.validate else None,

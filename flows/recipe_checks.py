@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from flows import recipe_methods, recipe_slices
+from flows import recipe_methods, recipe_slices, recipe_tokenizer
 from flows.faults import Fault, Where, listed, show, unknown
 from flows.recipe_gates import AbsoluteClause, Gates, ParentClause
 from flows.recipe_methods import merged_models
@@ -23,6 +23,11 @@ NAME_RULE = "letters, digits, `.`, `_` and `-`, a letter or digit first"
 def inputs(body: Body) -> dict[str, SourceSpec]:
     """The checkpoints merged, base first, by name: a source's own, or the last part of a folder's path."""
     return {_name(body, reference): _spec(body, reference) for _, reference in references(body)}
+
+
+def names(body: Body) -> dict[str, str]:
+    """Each merged model's name by how the merge section writes it."""
+    return {reference: _name(body, reference) for _, reference in references(body)}
 
 
 def references(body: Body) -> Iterator[tuple[Where, str]]:
@@ -47,6 +52,7 @@ def faults(body: Body) -> list[Fault]:
     # Where a model has no name yet, who is meant by that name elsewhere cannot be told.
     unnamed = unresolved or recipe_methods.lacks_base(body.merge)
     about_models = [] if unnamed else [*_bands(body), *_owners(body), *_reserved(body)]
+    about_models += recipe_tokenizer.faults(body.merge, names(body))
     return [*_names(body), *_sources(body), *unresolved, *about_models, *_evaluation(body), *_gates(body)]
 
 

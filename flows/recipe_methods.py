@@ -30,8 +30,13 @@ def settings_of(merge: Merge) -> Settings:
         fields = {"t": shared.pop("t"), "s": shared.pop("s")}
     return Settings(
         merge.merge_method, out_dtype=merge.output_dtype, parameters=shared, models=owns if any(owns) else (),
-        origin=has_origin(merge), slices=slices, **fields,
+        origin=has_origin(merge), slices=slices, **fields, **_tokenizer(merge),
     )  # fmt: skip
+
+
+def _tokenizer(merge: Merge) -> dict[str, Any]:
+    """What is asked of the output's tokenizer, spelt out."""
+    return {"tokenizer": merge.tokenizer, "chat_template": merge.chat_template}
 
 
 def has_origin(merge: Merge) -> bool:

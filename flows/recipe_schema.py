@@ -107,6 +107,9 @@ class Merge:
     parameters: dict[str, Any] = field(default_factory=dict)
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
+    tokenizer_source: Text | None = None
+    tokenizer: dict[str, Any] | None = None
+    chat_template: Text | None = None
 
     @property
     def output_dtype(self) -> str | None:

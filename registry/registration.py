@@ -14,7 +14,7 @@ from registry.decision import Decision
 from registry.errors import RegistryError
 from registry.lineage import MANIFEST, Input, Lineage
 from registry.restoration import refill
-from registry.scorecard import Scorecard, canonical
+from registry.scorecard import Scorecard, canonical, sha256
 from registry.store import Registry, asking
 from registry.versions import (
     CANDIDATE,
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 # MLflow's limit on a dataset's digest; the whole digest is in the input's tag.
 _DATASET_DIGEST = 36
+LONGEST_PARAMETER = 6000
+"""In characters; MLflow would cut a longer one with no more than a warning."""
+LONG = ("chat_template", "tokenizer")
+"""The parameters that may be whole texts."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +171,12 @@ def _record(client: "MlflowClient", run_id: str, evidence: Evidence) -> None:
     from mlflow.entities import Metric, Param
 
     made = evidence.lineage
-    params = {"method": made.method, **{k: _plain(v) for k, v in made.parameters.items()}}
-    too_long = [key for key, value in params.items() if len(value) > 6000]
-    if too_long:  # MLflow would cut them with no more than a warning
-        raise RegistryError(f"parameters {', '.join(too_long)}: longer than the 6,000 characters a registry keeps")
+    params = {"method": made.method, **{k: parameter_text(k, _plain(v)) for k, v in made.parameters.items()}}
+    too_long = [key for key, value in params.items() if len(value) > LONGEST_PARAMETER]
+    if too_long:
+        raise RegistryError(
+            f"parameters {', '.join(too_long)}: longer than the {LONGEST_PARAMETER:,} characters a registry keeps"
+        )
     metrics = [Metric(key, value, 0, 0) for key, value in scores(evidence.merged).items()]
     client.log_batch(run_id, metrics=metrics, params=[Param(key, value) for key, value in params.items()])
     client.log_inputs(run_id, [_dataset(entry) for entry in made.inputs])
@@ -182,6 +188,12 @@ def _record(client: "MlflowClient", run_id: str, evidence: Evidence) -> None:
     client.log_artifact(run_id, str(evidence.folder / MANIFEST))
     for name, path in evidence.files.items():
         _log(client, run_id, name, path)
+
+
+def parameter_text(key: str, value: str) -> str:
+    """A parameter as MLflow keeps it: a chat template or list of tokens that is longer goes by its digest."""
+    whole = key not in LONG or len(value) <= LONGEST_PARAMETER
+    return value if whole else f"sha256:{sha256(value)}, whole in {LINEAGE}"
 
 
 def _plain(value: object) -> str:
