@@ -22,7 +22,7 @@ SMALL = LLAMA | {
     "num_hidden_layers": 1,
 }  # fmt: skip
 OPTIONS = ("--no-write-model-card", "--quiet")
-KEPT = ("model.safetensors", "tokenizer.json", "config.json")
+KEPT = ("model.safetensors", "tokenizer.json")
 AVERAGE = {"merge_method": "linear", "models": [{"model": "./chat"}, {"model": "./sailor"}], "dtype": "float32"}
 ARITHMETIC = AVERAGE | {"merge_method": "task_arithmetic", "base_model": "./base"}
 WEIGHED = {"parameters": {"weight": 0.5}}

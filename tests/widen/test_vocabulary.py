@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from tests.build import LLAMA, llama_weights, write_checkpoint
 from tests.vocabularies import (
@@ -78,6 +79,28 @@ def test_added_tokens_that_only_files_beside_name(tmp_path: Path) -> None:
     assert vocabulary is not None
     assert vocabulary.ids == {"<unk>": 0, "a": 1, "b": 2, "<pad>": 3, "<x>": 4}
     assert (vocabulary.added["<pad>"]["special"], vocabulary.added["<x>"]["special"]) == (False, True)
+
+
+@pytest.mark.parametrize("listed", [{}, {"added_tokens_decoder": {}}], ids=["plain", "with a list"])
+def test_special_tokens_that_are_only_named_get_the_ids_that_transformers_gives(
+    listed: dict[str, Any], tmp_path: Path
+) -> None:
+    tokenizer = byte_level()
+    told = {
+        "pad_token": "[PAD]", "bos_token": "<s>", "eos_token": {"content": "[EOS]", "__type": "AddedToken"},
+        "mask_token": "[M]", "extra_special_tokens": ["<e>", "<s>"],
+    }  # fmt: skip
+    checkpoint = model(tmp_path / "m", tokenizer, rows=304, **told, **listed)
+    (checkpoint.folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    vocabulary = Vocabulary.of(checkpoint, 304)
+    assert vocabulary is not None
+    assert vocabulary.ids == AutoTokenizer.from_pretrained(checkpoint.folder).get_vocab()
+    assert {text: number for text, number in vocabulary.ids.items() if number > 299} == {
+        "[EOS]": 300, "[PAD]": 301, "[M]": 302, "<e>": 303,
+    }  # fmt: skip
+    fewer = Vocabulary.of(checkpoint, 301)
+    assert fewer is not None
+    assert max(fewer.ids.values()) == 300
 
 
 def test_older_files_are_converted(tmp_path: Path) -> None:

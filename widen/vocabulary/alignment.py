@@ -76,7 +76,7 @@ def _vocabularies(
     checkpoints: Sequence[Checkpoint], tensors: Sequence[TokenTensors]
 ) -> tuple[tuple[Vocabulary, ...], list[str]]:
     """A vocabulary for every checkpoint: one that has none is taken to share that of the first that has one."""
-    found = [Vocabulary.of(checkpoint) for checkpoint in checkpoints]
+    found = [Vocabulary.of(one, own.rows) for one, own in zip(checkpoints, tensors, strict=True)]
     first = next((index for index, one in enumerate(found) if one is not None), None)
     if first is None:
         raise InputsRefused(

@@ -20,6 +20,10 @@ FLAGS: Mapping[str, bool] = {
     "special": False,
 }
 """What the tokenizers library says of an added token, and what it takes for granted of one given as text."""
+SPECIAL = {"special": True, "normalized": False}
+MAP_FILE = "special_tokens_map.json"
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""In the order in which transformers adds those that no file gives an id."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,10 @@ class Vocabulary:
     content: Mapping[str, Any]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "Vocabulary | None":
-        """Of a checkpoint; None where it has no tokenizer.
+    def of(cls, checkpoint: Checkpoint, rows: int = 0) -> "Vocabulary | None":
+        """Of a checkpoint, whose embedding has `rows`; None where it has no tokenizer.
 
+        Special tokens that are only named get the next ids, as transformers gives them, as far as there are rows.
         Raises InputsRefused, naming model, file and key, where ids are not what a tokenizer can have: negative, no
         whole numbers, one id for two texts or two for one, tokens that are no text, or a file that the tokenizers
         library reads otherwise than it is written.
@@ -55,6 +60,11 @@ class Vocabulary:
         for origin, token in _beside(checkpoint):
             if reader.take_added(origin, token):
                 listed.append(reader.added[token["content"]])
+        for text in _named(checkpoint):
+            behind = max(reader.ids.values(), default=-1) + 1
+            if text not in reader.ids and behind < rows:
+                reader.take_added((CONFIG_FILE, "special token"), {"content": text, "id": behind, **SPECIAL})
+                listed.append(reader.added[text])
         listed.sort(key=lambda token: reader.ids[token["content"]])
         content = {**content, "added_tokens": listed}
         prove(checkpoint.name, content, reader.ids)
@@ -163,6 +173,21 @@ def _beside(checkpoint: Checkpoint) -> Iterator[tuple[tuple[str, str], dict[str,
             written = token if isinstance(token, dict) else {"content": token}
             key = f"added_tokens_decoder.{number}"
             yield (CONFIG_FILE, key), {**written, "id": int(number) if _is_number(number) else number}
+
+
+def _named(checkpoint: Checkpoint) -> Iterator[str]:
+    """Special tokens by what they are for, and further ones, as transformers reads them from the files beside."""
+    config, roles = (
+        read_json(checkpoint.name, checkpoint.folder / file) if (checkpoint.folder / file).is_file() else {}
+        for file in (CONFIG_FILE, MAP_FILE)
+    )
+    told = config if "added_tokens_decoder" in config else {**config, **roles}
+    extra = told.get("extra_special_tokens") or told.get("additional_special_tokens") or []
+    further = list(extra.values()) if isinstance(extra, dict) else extra if isinstance(extra, list) else []
+    for one in [*(told.get(role) for role in ROLES), *further]:
+        text = one.get("content") if isinstance(one, dict) else one
+        if isinstance(text, str) and text:
+            yield text
 
 
 def _is_number(text: str) -> bool:
