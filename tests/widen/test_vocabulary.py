@@ -276,6 +276,15 @@ def test_union_keeps_the_base_s_ids_and_appends_by_model_and_id(tmp_path: Path) 
     assert not (mean == own[1][4]).all()
 
 
+def test_the_base_s_row_comes_before_the_mean_of_all_that_have_it(tmp_path: Path) -> None:
+    tokenizer = words(["<unk>", "a"])
+    named = {"base": with_added(tokenizer, "<pad>"), "without": tokenizer, "with": with_added(tokenizer, "<pad>")}
+    found = [model(tmp_path / name, one, seed=seed) for seed, (name, one) in enumerate(named.items())]
+    alignment = align(found, TokenizerRequest("base"))
+    assert (table(alignment, found, 1)[2] == stored(found[0])[2]).all()
+    assert alignment.means == ()
+
+
 def test_base_and_model_sources_keep_their_ids(tmp_path: Path) -> None:
     found = three(tmp_path)
     base, second = align(found, TokenizerRequest("base")), align(found, TokenizerRequest("second"))
@@ -356,6 +365,8 @@ def test_padded_rows_stay_and_new_tokens_go_into_them(tmp_path: Path) -> None:
     assert (rows[0][3] == stored(other)[3]).all()
     assert (rows[0][4:] == 7).all()  # the base's own, and the base's for the model that has no such row
     assert (rows[1][4:] == 7).all()
+    positional = align([base, other], TokenizerRequest("base"))  # row 3 of the other is its `<pad>`, which has no part
+    assert (table(positional, [base, other], 1)[3:] == 7).all()
     wider = align([base, other], TokenizerRequest("base", pad_to_multiple_of=6))
     assert wider.rows == 12
     own = stored(other).astype(np.float64)
