@@ -31,9 +31,9 @@ class Settings:
     the base first where it is one. origin: whether the models' differences from the base are merged; without it the
     base is a model like the others. Values may be gradients and filters, see `widen.parameters`. shard_bytes: the
     largest output file, unless one tensor alone is larger, None for a share of the model; it changes no tensor's bytes.
-    slices: layers stacked anew, as JSON values of `widen.slices.Slice`, which hold the participants' own parameters. tokenizer:
-    aligns vocabularies by token, as a request or its content; None merges rows by position. chat_template: `auto`, a
-    name or a Jinja text, see `widen.vocabulary.chat_templates`; None keeps the tokenizer's.
+    slices: layers stacked anew, as JSON values of `widen.slices.Slice`, which hold the participants' own parameters.
+    tokenizer: aligns vocabularies by token, as a request or its content; None merges rows by position. chat_template:
+    `auto`, a name or a Jinja text, see `widen.vocabulary.chat_templates`; None keeps the tokenizer's.
     """
 
     method: str = WIDEN
