@@ -21,17 +21,22 @@ EACH: dict[str, dict[str, object]] = {
     "della": HALF,
     "della_linear": HALF,
     "sce": {},
+    "passthrough": {},
 }
 """Each method with its models' parameters."""
 SHARED: dict[str, dict[str, object]] = {"slerp": {"t": 0.5}, "sce": {"select_topk": 0.5}}
 """And those of the whole merge."""
-WITHOUT_BASE = ("linear", "karcher")
+WITHOUT_BASE = ("linear", "karcher", "passthrough")
+FEWER = {"slerp": " (of two models)", "passthrough": " (of one model)"}
+"""What is said of a method that does not take all three models."""
 
 
 def configuration(method: str, base: str, models: list[str]) -> dict[str, object]:
-    """A mergekit configuration: slerp goes from the base to one model, two methods know no base, others take all."""
+    """A mergekit configuration: slerp goes from the base to one model, passthrough takes one, others take all."""
     baseless = method in WITHOUT_BASE
     listed = [base, *models] if baseless else [base, models[0]] if method == "slerp" else models
+    if method == "passthrough":
+        listed = models[:1]
     content: dict[str, object] = {"merge_method": method, "dtype": "bfloat16"}
     if not baseless:
         content["base_model"] = base
@@ -42,7 +47,7 @@ def configuration(method: str, base: str, models: list[str]) -> dict[str, object
 
 def among(method: str) -> str:
     """What to say of a method that does not take all three models."""
-    return " (of two models)" if method == "slerp" else ""
+    return FEWER.get(method, "")
 
 
 def own_entrant(place: Workplace, method: str, device: str) -> Entrant:
