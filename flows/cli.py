@@ -9,6 +9,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from flows.cli_options import (
+    By,
+    Cache,
+    Device,
+    Memory,
+    PublicKey,
+    RecipeFile,
+    RegistryUri,
+    Scratch,
+    ShardSize,
+    Source,
+    Threads,
+    Workspace,
+)  # fmt: skip
+
 app = typer.Typer(
     name="widen",
     help="Merge language models with WIDEN, from versioned checkpoints to a gated, registered champion.",
@@ -17,32 +32,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeFile = Annotated[Path, typer.Argument(help="A recipe, or for `merge` also a plain mergekit configuration.")]
-Workspace = Annotated[Path, typer.Option(help="The workspace: relative paths in the recipe are meant from here.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; the merged bytes are the same.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")]
-Memory = Annotated[str | None, typer.Option(help="Memory budget, such as 2GB; by default a quarter of what is free.")]
-ShardSize = Annotated[str | None, typer.Option(help="Largest output file, such as 5GB; by default a sixteenth of all.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Digests and statistics kept between merges; ~/.cache/widen if not said.")
-]
-By = Annotated[str | None, typer.Option(metavar="PERSON", help="Who; git's user by default, else user@host.")]
-RegistryUri = Annotated[str | None, typer.Option("--registry", help="The registry, if not the workspace's own.")]
-
-Source = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=PLACE", help="Where an input's repository or folder is now.")
-]
-PublicKey = Annotated[Path | None, typer.Option(help="Whose signature to accept (PEM).")]
-Scratch = Annotated[Path | None, typer.Option(help="Where inputs and re-merge go; the system's own if not said.")]
-
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where its hub and workspace go.")] = Path("widen-demo"),
     device: Device = "auto",
     release: Annotated[
-        str | None,
-        typer.Option(metavar="WHAT", help="Only publish in its hub: tagger-v2, noise or readme."),
+        str | None, typer.Option(metavar="WHAT", help="Only publish: tagger-v2, noise or readme.")
     ] = None,
 ) -> None:
     """Merge the quickstart's trained checkpoints end to end, and show the result."""
@@ -118,6 +114,22 @@ def plan(
     from flows.plan import show_plan
 
     show_plan(recipe, out, MergeOptions(workspace, "cpu", threads, memory, shard_size, cache))
+
+
+@app.command()
+def compare(
+    recipe: RecipeFile,
+    methods: Annotated[str | None, typer.Option(metavar="A,B,...", help="The recipe's by default, or all.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Search parameters too: so many trials a method.")] = None,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="The winner as a recipe, a new file.")] = None,
+    workspace: Workspace = Path(),
+    device: Device = "auto",
+) -> None:
+    """Merge by several methods, score them on some documents, and put the best to the recipe's gate on others."""
+    from flows.compare.run import Asked, compare_recipe
+
+    named = None if methods is None else tuple(name.strip() for name in methods.split(",") if name.strip())
+    compare_recipe(recipe, workspace, device, Asked(named or None, trials, write))
 
 
 @app.command()
@@ -265,9 +277,7 @@ def service(
 
 @app.command()
 def gc(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Registered models; all if none.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Registered models, or all.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Do it; without, only say what would go and why.")] = False,
     keep_champions: Annotated[int | None, typer.Option(min=1, help="The last champions; 3 if not said.")] = None,
     keep_candidates: Annotated[int | None, typer.Option(min=0, help="The newest other versions; 5.")] = None,

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from flows import mergekit, recipe_checks, recipe_methods, recipe_tokenizer
+from flows import mergekit, recipe_checks, recipe_methods, recipe_search, recipe_tokenizer
 from flows.faults import Fault, Where, listed, refusal
+from flows.recipe_compare import Comparison
 from flows.recipe_gates import Gates
 from flows.recipe_schema import (
     Body,
@@ -38,7 +39,8 @@ class Recipe:
 
     `inputs` are the checkpoints that are merged, by name and base first: `inputs[recipe.base]` is the base's source. A
     model given as a folder is named by the last part of its path. Paths are as written, relative to the workspace.
-    `follow` says whether the watch runs it; it is no part of what a run depends on.
+    `follow` says whether the watch runs it, `compare` what `widen compare` tries: neither is part of what a run depends
+    on.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Recipe:
     gates: Gates | None = None
     registry: Registration | None = None
     follow: bool = True
+    compare: Comparison | None = None
     text: str = field(default="", compare=False, repr=False)
     path: Path = field(default=Path(), compare=False)
 
@@ -123,7 +126,8 @@ def load_recipe(path: Path) -> Recipe:
     merge = body.merge if body else merge_section(data)
     faults += recipe_methods.faults(merge) if merge else []
     misspelt = {fault.where[:-1] for fault in structural}
-    faults += [fault for fault in recipe_checks.faults(body) if fault.where not in misspelt] if body else []
+    about = [*recipe_checks.faults(body), *recipe_search.faults(body)] if body else []
+    faults += [fault for fault in about if fault.where not in misspelt]
     if bare:
         faults = [replace(fault, where=_unwrapped(fault.where)) for fault in faults]
     faults += document.faults
@@ -160,6 +164,7 @@ def _recipe(body: Body, text: str, path: Path) -> Recipe:
         gates=body.gates,
         registry=body.registry,
         follow=body.follow,
+        compare=body.compare,
         text=text,
         path=path,
     )

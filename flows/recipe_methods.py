@@ -116,9 +116,9 @@ def _of(method: Method, given: Mapping[str, Any], where: Where, shared: bool) ->
     own = {key: one for key, one in method.parameters.items() if shared or one.each}
     for key, setting in given.items():
         if key in own:
-            expected = _mistake(method, own[key], setting)
-            if expected is not None:
-                yield Fault((*where, key), expected)
+            mistake = _mistake(method, own[key], setting)
+            if mistake is not None:
+                yield Fault((*where, key), mistake)
         elif key in method.parameters:
             yield Fault((*where, key), f"`{key}` is one for the whole merge: it belongs under `merge.parameters`")
         elif key in mergekit.PARAMETERS:
@@ -138,11 +138,12 @@ def _mistake(method: Method, parameter: Parameter, setting: Any) -> str | None:
         values = list(scalars(parameter.spelt_out(setting)))
     except ValueError as error:
         return f"{error}, found {describe(setting)}"
-    told = ((value, _expected(method, parameter, value)) for value in values)
-    return next((f"expected {expected}, found {describe(value)}" for value, expected in told if expected), None)
+    told = ((value, expected(method, parameter, value)) for value in values)
+    return next((f"expected {wanted}, found {describe(value)}" for value, wanted in told if wanted), None)
 
 
-def _expected(method: Method, parameter: Parameter, value: Any) -> str | None:
+def expected(method: Method, parameter: Parameter, value: Any) -> str | None:
+    """What was expected of one value of a parameter where it is none; else None."""
     match parameter.kind:
         case "number":
             return finite(value, "a number of at least 0", 0.0) if method.name == WIDEN else finite(value)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, w
 
 from flows.evaluation_values import BatchSize, Scalars, Template
 from flows.faults import Fault, Where, describe, unknown
+from flows.recipe_compare import Comparison
 from flows.recipe_gates import Gates
 from flows.recipe_values import (
     ALL_MODELS,
@@ -169,6 +170,7 @@ class Body:
     evaluate: Evaluation | None = None
     gates: Gates | None = None
     registry: Registration | None = None
+    compare: Comparison | None = None
 
 
 Section = TypeVar("Section", Body, Merge)

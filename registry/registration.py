@@ -128,7 +128,7 @@ def _known(client: "MlflowClient", name: str, evidence: Evidence) -> Version | N
 def _make(
     client: "MlflowClient", registry: Registry, name: str, evidence: Evidence, names: tuple[PurePosixPath, ...]
 ) -> Version:
-    experiment = _experiment(client, registry, name)
+    experiment = experiment_of(client, registry, name)
     if registry.database is not None:  # only under the lock is an unfinished model known to be nobody's
         _fail_abandoned(client, registry, experiment, evidence)
     with _run(client, experiment, evidence) as run_id:
@@ -139,7 +139,8 @@ def _make(
             return _version(client, registry, name, run_id, model, evidence)
 
 
-def _experiment(client: "MlflowClient", registry: Registry, name: str) -> str:
+def experiment_of(client: "MlflowClient", registry: Registry, name: str) -> str:
+    """The experiment of that name, made where it is missing, with its files where the registry keeps them."""
     held = client.get_experiment_by_name(name)
     if held is not None:
         if held.lifecycle_stage != "active":

@@ -23,7 +23,7 @@ from tasks.task_definitions import Definition, definitions
 from widen.errors import RecipeError
 from widen.staging import write_atomically
 
-__all__ = ["EvaluateSettings", "count_documents", "evaluate", "is_scored"]
+__all__ = ["EvaluateSettings", "count_documents", "evaluate", "is_scored", "questions"]
 
 KEPT_FORMAT = 2  # raise it when the same samples would give another scorecard
 
@@ -70,6 +70,15 @@ def is_scored(digest: str, settings: EvaluateSettings, cache: Path) -> bool:
     asked = definitions(settings.tasks, settings.include_path, cache)
     pins = {one.task: one.digest() for one in asked}
     return all(at_hand(cache / _key(blank, settings, one, pins)) is not None for one in asked)
+
+
+def questions(settings: EvaluateSettings, cache: Path) -> str:
+    """sha256 of all that is asked of a model, whichever it is: the tasks, their data as far as this machine holds it,
+    the harness and how it asks.
+    """
+    asked = definitions(settings.tasks, settings.include_path, cache)
+    tasks = [[one.task, one.digest(), hub_commit(one.config)] for one in asked]
+    return sha256(canonical([KEPT_FORMAT, settings.measured_by(), settings.prompting(), tasks]))
 
 
 def count_documents(settings: EvaluateSettings, cache: Path | None = None) -> dict[str, int]:

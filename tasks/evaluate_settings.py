@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.split import Part
 from widen.errors import EnvironmentFault, RecipeError
 
 Scalar = bool | int | float | str
@@ -38,7 +39,7 @@ class EvaluateSettings:
     lm-eval's own choice: one turn an example wherever a template is applied. `max_length` bounds a prompt's tokens;
     None leaves the model's. `backend` is "hf" (transformers) or "vllm", `backend_args` lm-eval's arguments for its
     model class, of those in `OPTIONS`. `threads` are the processor's, for this one model; None leaves PyTorch's own
-    choice.
+    choice. `part` asks one side of a split of every task's documents; None asks all.
 
     Raises RecipeError for no task, a number out of range, or settings that contradict each other.
     """
@@ -57,6 +58,7 @@ class EvaluateSettings:
     max_length: int | None = None
     backend: str = "hf"
     backend_args: Mapping[str, Scalar] = field(default_factory=dict)
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -83,6 +85,7 @@ class EvaluateSettings:
             "apply_chat_template": self.apply_chat_template,
             "fewshot_as_multiturn": self.multiturn,
             "system_instruction": self.system_instruction,
+            **({"part": self.part.content()} if self.part else {}),
         }
 
     def measured_by(self) -> str:

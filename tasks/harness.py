@@ -1,5 +1,6 @@
 """Ask one checkpoint the questions of some tasks, by lm-eval."""
 
+import json
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from tasks.asked_model import ask_for
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.hushed import quiet_and_quick, stay_offline
+from tasks.split import Part, chosen
 from tasks.task_data import Function, anchored
 from tasks.task_definitions import Definition
 from widen.errors import EnvironmentFault, RecipeError
@@ -33,13 +35,15 @@ def ask(
     with quiet_and_quick(), _threads(settings.threads):
         with _LOADING:
             built = _build(tasks, settings, hub)
+            places = _places(built, settings.part, settings.limit) if settings.part else None
             asked = ask_for(model, folder, settings)
             _seed()
         try:
             results: Mapping[str, Any] = harness_evaluate(
                 asked,
                 {"tasks": built, "groups": {}},
-                limit=settings.limit,
+                limit=None if settings.part else settings.limit,
+                samples=places,
                 bootstrap_iters=0,
                 system_instruction=settings.system_instruction,
                 apply_chat_template=bool(settings.apply_chat_template),
@@ -60,6 +64,20 @@ def count(tasks: Sequence[Definition], settings: EvaluateSettings, hub: Path | N
     stay_offline(hub)
     with quiet_and_quick(), _LOADING:
         return {name: len(list(one.eval_docs)) for name, one in _build(tasks, settings, hub).items()}
+
+
+def _places(built: Mapping[str, Any], part: Part, limit: int | None) -> dict[str, list[int]]:
+    """The places of a side's documents by task, among the first `limit`."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    places = {}
+    for name, task in built.items():
+        documents = list(task.eval_docs)[:limit]
+        # The hash that lm-eval names a document by among its samples, and the scorecard after it.
+        texts = (json.dumps(one, indent=2, default=handle_non_serializable, ensure_ascii=False) for one in documents)
+        field = (task.get_config("metadata") or {}).get("cluster")
+        places[name] = chosen(name, documents, [hash_string(text) for text in texts], field, part)
+    return places
 
 
 def _names(tasks: Sequence[Definition]) -> str:

@@ -15,7 +15,7 @@ from importlinter.cli import lint_imports
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("flows", "registry", "tasks", "widen")
 HEAVY = set(
-    "dvc great_expectations lm_eval mlflow numba pandas prefect pyarrow scipy sklearn torch transformers".split()
+    "dvc great_expectations lm_eval mlflow numba optuna pandas prefect pyarrow scipy sklearn torch transformers".split()
 )
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 350, 40, 15

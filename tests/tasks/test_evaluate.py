@@ -15,6 +15,7 @@ import pytest
 from registry.scorecard import Scorecard
 from tasks.evaluate import EvaluateSettings, count_documents, evaluate
 from tasks.samples import task_scores
+from tasks.split import Part
 from widen.errors import EnvironmentFault, InputsRefused, RecipeError
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
@@ -113,6 +114,29 @@ def test_a_second_call_answers_without_the_checkpoint(workspace: Path, caplog: p
 def test_other_questions_are_not_answered_from_the_kept_scores(workspace: Path, change: dict[str, Any]) -> None:
     with pytest.raises(InputsRefused, match="expected a checkpoint folder"):
         score(workspace, "tagger", workspace / "checkpoint", "digest-of-tagger", dataclasses.replace(FEW, **change))
+
+
+def test_the_sides_of_a_split_are_asked_apart_and_make_up_the_whole(tmp_path: Path) -> None:
+    """Each side is pinned by what was asked of it, and kept apart from the other and from the whole."""
+    whole = dataclasses.replace(FEW, tasks=("app_en", "bpb_en"), limit=14)
+    asked = {side: dataclasses.replace(whole, part=Part(side, 0.5, 0)) for side in ("selection", "gate")}
+    cards = {
+        name: score(tmp_path, "base", CHECKPOINTS / "base", "d", one) for name, one in (asked | {"all": whole}).items()
+    }
+    for task, metric in (("app_en", "acc"), ("bpb_en", "bits_per_byte")):
+        held = {name: card.get(task, metric) for name, card in cards.items()}
+        apart = [document for side in asked for document in held[side].documents]
+        assert sorted(one.key for one in apart) == [one.key for one in held["all"].documents]
+        alone = {one.key: one.score for one in apart}
+        assert all(alone[one.key] == pytest.approx(one.score, abs=1e-4) for one in held["all"].documents)
+        assert len({one.task_hash for one in held.values()}) == len({one.prompts_hash for one in held.values()}) == 3
+    sides = {
+        task: {one.doc_hash for one in cards["gate"].get(*task).documents}
+        for task in (("app_en", "acc"), ("bpb_en", "bits_per_byte"))
+    }
+    assert len(set(map(frozenset, sides.values()))) == 1  # one paragraph, asked by two tasks, is on one side
+    again = score(tmp_path, "base", tmp_path / "gone", "d", asked["gate"])
+    assert again == cards["gate"]
 
 
 def test_another_task_is_the_only_one_asked(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
