@@ -147,7 +147,7 @@ def _suggested(asked: "Asked", name: str, one: Choices | Range) -> Value:
     """A value of the trial; what was suggested before a kill is suggested again."""
     if isinstance(one, Choices):
         found: Any = asked.suggest_categorical(name, one.values)
-        return found
+        return found  # type: ignore[no-any-return]
     if one.whole:
         return asked.suggest_int(name, int(one.low), int(one.last), log=one.log, step=int(one.step or 1))
     return asked.suggest_float(name, one.low, one.last, log=one.log, step=one.step)
