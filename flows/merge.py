@@ -10,7 +10,8 @@ from pathlib import Path
 from flows.profile_picture import require_picture
 from flows.recipe import Recipe, load_recipe
 from flows.recipe_schema import SourceSpec
-from tasks.sources import is_url
+from tasks.model_cache import local_folder
+from tasks.sources import Source, is_cached, is_url, model_id
 from widen import Checkpoint, Resources, Settings
 from widen import merge as merge_checkpoints
 from widen.errors import RecipeError
@@ -104,13 +105,15 @@ def _show(clock: Profile, picture: Path) -> None:
 
 
 def _folder(recipe: Recipe, name: str, workspace: Path) -> Path:
-    """A local folder as it is; any other source through the workspace's import."""
+    """A local folder, or a cache's, as it is; any other source through the workspace's import."""
     source: SourceSpec = recipe.inputs[name]
     if source.repo is None and not is_url(source.path):
-        return workspace / source.path
+        known = is_cached(source.path) or (model_id(source.path) is not None and not (workspace / source.path).exists())
+        asked = Source(name, source.path, None, source.rev)
+        return local_folder(asked, workspace).folder if known or source.rev else workspace / source.path
     from flows.environment import prepare
 
     prepare(workspace.resolve())
-    from tasks.fetch import Source, fetch
+    from tasks.fetch import fetch
 
     return fetch(Source(name, source.path, source.repo, source.rev), workspace).folder

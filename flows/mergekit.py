@@ -27,7 +27,6 @@ WITHOUT_EFFECT = {
 """Parameters that mergekit takes and that change no merged byte: there for memory, or shared by methods without use."""
 REFERENCE_EXTRAS = {
     "revision": "name the model under `sources` with `repo` and `rev`",
-    "lora": "merge the adapter into its model first",
     "override_architecture": "the architecture is the base's",
 }
 
@@ -171,10 +170,17 @@ def _token(one: Any, where: Where, faults: list[Fault]) -> Any:
 
 
 def _reference(value: Any, where: Where, faults: list[Fault]) -> Any:
-    """mergekit writes a model as text, {model: text} or {model: {path: text}}; the text is what counts."""
+    """mergekit writes a model as text, {model: text} or {model: {path: text}}; the text is what counts.
+
+    An adapter on it, `lora`, is written in the same way, and becomes MODEL+ADAPTER.
+    """
+    adapter = None
     while isinstance(value, Mapping) and ("model" in value or "path" in value):
         key = "model" if "model" in value else "path"
-        for extra in (name for name in value if name != key and value[name] is not None):
+        known = ("model", "lora") if key == "model" else ("path",)
+        if "lora" in known and value.get("lora") is not None:
+            adapter = _reference(value["lora"], (*where, "lora"), faults)
+        for extra in (name for name in value if name not in known and value[name] is not None):
             advice = REFERENCE_EXTRAS.get(extra)
             told = _unsupported((), extra, advice).text if advice else unknown("key", extra, [key])
             faults.append(Fault((*where, extra), told))
@@ -186,4 +192,4 @@ def _reference(value: Any, where: Where, faults: list[Fault]) -> Any:
             )
         )
         return "?"
-    return value
+    return f"{value}+{adapter}" if isinstance(value, str) and isinstance(adapter, str) else value

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from flows import mergekit, recipe_checks, recipe_methods, recipe_search, recipe_tokenizer
+from flows import mergekit, recipe_checks, recipe_methods, recipe_models, recipe_search, recipe_tokenizer
 from flows.faults import Fault, Where, listed, refusal
 from flows.recipe_compare import Comparison
 from flows.recipe_gates import Gates
@@ -27,6 +27,7 @@ from flows.recipe_schema import (
 )
 from flows.recipe_values import ALL_MODELS
 from flows.yaml_source import read
+from widen.adapter import JOIN
 from widen.errors import RecipeError
 from widen.settings import Settings
 
@@ -37,10 +38,10 @@ SECTIONS = ("validate", "evaluate", "gates", "registry")
 class Recipe:
     """A recipe that holds together: every name in it names something. Attributes are named as in the YAML.
 
-    `inputs` are the checkpoints that are merged, by name and base first: `inputs[recipe.base]` is the base's source. A
-    model given as a folder is named by the last part of its path. Paths are as written, relative to the workspace.
-    `follow` says whether the watch runs it, `compare` what `widen compare` tries: neither is part of what a run depends
-    on.
+    `inputs` are the checkpoints and adapters that are merged, by name and base first. One given as a folder is named by
+    the last part of its path, a model with an adapter by both names, joined by `+`. Paths are as written, relative to
+    the workspace. `follow` says whether the watch runs it, `compare` what `widen compare` tries: neither is part of
+    what a run depends on.
     """
 
     name: str
@@ -59,12 +60,21 @@ class Recipe:
     @property
     def base(self) -> str:
         """The base's name."""
-        return next(iter(self.inputs))
+        return self.participants[0]
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """The names of the base and the models, as they are merged and scored."""
+        return tuple(JOIN.join(names) for names in self._composition) or tuple(self.inputs)
+
+    @property
+    def _composition(self) -> tuple[tuple[str, ...], ...]:
+        return recipe_models.composition(model for _, model in recipe_checks.references(self.merge))
 
     @property
     def parents(self) -> tuple[str, ...]:
         """The merged models' names, in the recipe's order."""
-        return tuple(self.inputs)[1:]
+        return self.participants[1:]
 
     @property
     def digest(self) -> str:
@@ -85,7 +95,7 @@ class Recipe:
     @property
     def settings(self) -> Settings:
         """The merge section as the engine's settings."""
-        return recipe_methods.settings_of(self.merge)
+        return replace(recipe_methods.settings_of(self.merge), composed=self._composition)
 
     @overload
     def require(self, section: Literal["validate"]) -> Validation: ...
@@ -153,13 +163,12 @@ def _adapt(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Fault]]:
 
 
 def _recipe(body: Body, text: str, path: Path) -> Recipe:
-    inputs = recipe_checks.inputs(body)
     return Recipe(
         name=body.name,
         merge=recipe_tokenizer.spelt_out(recipe_methods.spelt_out(body.merge), recipe_checks.names(body)),
-        inputs=inputs,
+        inputs=recipe_checks.inputs(body),
         sources=body.sources,
-        validate=_spread(body.validate, tuple(inputs)[1:]) if body.validate else None,
+        validate=_spread(body.validate, recipe_checks.parents(body)) if body.validate else None,
         evaluate=body.evaluate,
         gates=body.gates,
         registry=body.registry,

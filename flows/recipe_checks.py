@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from flows import recipe_methods, recipe_slices, recipe_tokenizer
 from flows.faults import Fault, Where, listed, show, unknown
 from flows.recipe_gates import AbsoluteClause, Gates, ParentClause
 from flows.recipe_methods import merged_models
-from flows.recipe_schema import Body, Evaluation, SourceSpec
+from flows.recipe_models import name_of, sides
+from flows.recipe_schema import Body, Evaluation, Merge, SourceSpec
 from flows.recipe_values import ALL_MODELS
 from tasks import revision
 from tasks.evaluate_settings import mistakes
-from tasks.sources import path_mistake, shown
+from tasks.sources import is_cached, model_id, path_mistake, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CHAMPION, BASE = "champion", "base"
@@ -21,26 +21,31 @@ NAME_RULE = "letters, digits, `.`, `_` and `-`, a letter or digit first"
 
 
 def inputs(body: Body) -> dict[str, SourceSpec]:
-    """The checkpoints merged, base first, by name: a source's own, or the last part of a folder's path."""
-    return {_name(body, reference): _spec(body, reference) for _, reference in references(body)}
+    """What is merged, base first, by name: a source's own, or the last part of a folder's path; adapters too."""
+    return {name_of(side): _spec(body, side) for _, reference in references(body.merge) for side in sides(reference)}
+
+
+def parents(body: Body) -> tuple[str, ...]:
+    """The names of the models that are merged into the base."""
+    return tuple(dict.fromkeys(name_of(reference) for _, reference in references(body.merge)))[1:]
 
 
 def names(body: Body) -> dict[str, str]:
     """Each merged model's name by how the merge section writes it."""
-    return {reference: _name(body, reference) for _, reference in references(body)}
+    return {reference: name_of(reference) for _, reference in references(body.merge)}
 
 
-def references(body: Body) -> Iterator[tuple[Where, str]]:
+def references(merge: Merge) -> Iterator[tuple[Where, str]]:
     """Each model as the merge section writes it, base first where it names one, and where.
 
     A model that several slices name is told once.
     """
-    if body.merge.base_model is not None:
-        yield ("merge", "base_model"), body.merge.base_model
-    for index, model in merged_models(body.merge):
+    if merge.base_model is not None:
+        yield ("merge", "base_model"), merge.base_model
+    for index, model in merged_models(merge):
         yield ("merge", "models", index, "model"), model
-    told = {body.merge.base_model}
-    for where, model in () if body.merge.models else recipe_slices.references(body.merge):
+    told = {merge.base_model}
+    for where, model in () if merge.models else recipe_slices.references(merge):
         if model not in told:
             yield where, model
         told.add(model)
@@ -56,16 +61,8 @@ def faults(body: Body) -> list[Fault]:
     return [*_names(body), *_sources(body), *unresolved, *about_models, *_evaluation(body), *_gates(body)]
 
 
-def _name(body: Body, reference: str) -> str:
-    return reference if reference in body.sources else PurePosixPath(reference).name
-
-
 def _spec(body: Body, reference: str) -> SourceSpec:
     return body.sources.get(reference) or SourceSpec(path=reference)
-
-
-def _parents(body: Body) -> list[str]:
-    return list(inputs(body))[1:]
 
 
 def _names(body: Body) -> Iterator[Fault]:
@@ -80,7 +77,8 @@ def _names(body: Body) -> Iterator[Fault]:
 def _sources(body: Body) -> Iterator[Fault]:
     for name, source in body.sources.items():
         where = ("sources", name)
-        if source.rev is not None and source.repo is None:
+        local = source.repo is None and not is_cached(source.path) and model_id(source.path) is None
+        if source.rev is not None and local:
             yield Fault((*where, "rev"), "a revision needs a `repo`; without one `path` is a local folder as it is")
         if source.rev is not None and (expected := revision.mistake(source.rev)):
             yield Fault((*where, "rev"), f"expected {expected}, found {show(source.rev)}")
@@ -90,23 +88,15 @@ def _sources(body: Body) -> Iterator[Fault]:
 
 def _references(body: Body) -> Iterator[Fault]:
     seen: dict[str, str] = {}
-    base, *_ = [*references(body), ((), None)]
-    for where, reference in references(body):
-        name = _name(body, reference)
-        expected = None if reference in body.sources else path_mistake(reference, in_repository=False)
-        if expected is not None:
-            yield Fault(where, f"expected {expected}, found {show(shown(reference))}")
-        elif body.sources and reference not in body.sources and "/" not in reference:
-            yield Fault(where, unknown("source", reference, body.sources) + f"; a folder is written `./{reference}`")
-        elif not NAME.fullmatch(name):
-            yield Fault(where, f"{show(reference)} gives no name of {NAME_RULE}; name it under `sources`")
+    named: dict[str, str] = {}
+    base, *_ = [*references(body.merge), ((), None)]
+    for where, reference in references(body.merge):
+        name = name_of(reference)
+        mistakes = list(_sides(body, reference, named))
+        if mistakes:
+            yield from (Fault(where, told) for told in mistakes)
         elif name not in seen:
             seen[name] = reference
-        elif _spec(body, reference) != _spec(body, seen[name]):
-            yield Fault(
-                where,
-                f"{show(reference)} and {show(seen[name])} would both be named `{name}`; name them under `sources`",
-            )
         elif body.merge.base_model is not None and base[1] in (reference, seen[name]):
             told = (
                 "the base is among the models; it would take part in the softmax with a delta of zero: remove it here"
@@ -116,10 +106,28 @@ def _references(body: Body) -> Iterator[Fault]:
             yield Fault(where, f"the model {show(reference)} stands twice; list it once")
 
 
+def _sides(body: Body, reference: str, named: dict[str, str]) -> Iterator[str]:
+    """What is wrong with the model or the adapter on it; `named` holds the first side of each name."""
+    if len(sides(reference)) > 2:
+        yield f"expected MODEL or MODEL+ADAPTER, found {show(reference)}; a path with a `+` is named under `sources`"
+        return
+    for side in sides(reference):
+        name = name_of(side)
+        expected = None if side in body.sources else path_mistake(side, in_repository=False)
+        if expected is not None:
+            yield f"expected {expected}, found {show(shown(side))}"
+        elif body.sources and side not in body.sources and "/" not in side:
+            yield unknown("source", side, body.sources) + f"; a folder is written `./{side}`"
+        elif not NAME.fullmatch(name):
+            yield f"{show(side)} gives no name of {NAME_RULE}; name it under `sources`"
+        elif _spec(body, side) != _spec(body, named.setdefault(name, side)):
+            yield f"{show(side)} and {show(named[name])} would both be named `{name}`; name them under `sources`"
+
+
 def _bands(body: Body) -> Iterator[Fault]:
     for model in body.validate.relative_change if body.validate else ():
-        if model not in _parents(body) and model != ALL_MODELS:
-            yield Fault(("validate", "relative_change", model), unknown("model", model, _parents(body)))
+        if model not in parents(body) and model != ALL_MODELS:
+            yield Fault(("validate", "relative_change", model), unknown("model", model, parents(body)))
 
 
 def _evaluation(body: Body) -> Iterator[Fault]:
@@ -145,15 +153,15 @@ def _gates(body: Body) -> Iterator[Fault]:
 
 
 def _owners(body: Body) -> Iterator[Fault]:
-    gates, parents = body.gates or Gates(), _parents(body)
+    gates, models = body.gates or Gates(), parents(body)
     for index, clause in enumerate(gates.parents):
-        if clause.owner not in parents:
-            yield Fault(("gates", "parents", index, "owner"), unknown("parent", clause.owner, parents))
+        if clause.owner not in models:
+            yield Fault(("gates", "parents", index, "owner"), unknown("parent", clause.owner, models))
     for index, better in enumerate(gates.better):
         where = ("gates", "better", index, "than")
-        if better.than not in (CHAMPION, BASE, *parents):
-            yield Fault(where, unknown("model", better.than, (CHAMPION, BASE, *parents)))
-        elif better.than == BASE and BASE in parents:
+        if better.than not in (CHAMPION, BASE, *models):
+            yield Fault(where, unknown("model", better.than, (CHAMPION, BASE, *models)))
+        elif better.than == BASE and BASE in models:
             yield Fault(where, f"`{BASE}` means the merge's base here, and a parent has that name; name it otherwise")
 
 
@@ -162,8 +170,8 @@ def _reserved(body: Body) -> Iterator[Fault]:
     gates = body.gates
     if gates is None or not (gates.champion or any(clause.than == CHAMPION for clause in gates.better)):
         return
-    for where, reference in references(body):
-        if _name(body, reference) == CHAMPION:
+    for where, reference in references(body.merge):
+        if name_of(reference) == CHAMPION:
             yield Fault(
                 where, f"the gate asks about the registry's `{CHAMPION}`, so no model may be named so; rename it"
             )

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from flows.faults import Fault, Where, listed
+from flows.recipe_models import name_of
 from flows.recipe_schema import Merge, Module, Slice, SliceSource
 
 KINDS = ("models", "slices", "modules")
@@ -57,12 +57,12 @@ def _content(one: Slice) -> dict[str, Any]:
     if one.parameters:
         content["parameters"] = dict(one.parameters)
     if one.base_model is not None:
-        content["base"] = PurePosixPath(one.base_model).name
+        content["base"] = name_of(one.base_model)
     return content | ({"module": one.module} if one.module else {})
 
 
 def _source(source: SliceSource) -> dict[str, Any]:
-    content: dict[str, Any] = {"model": PurePosixPath(source.model).name}
+    content: dict[str, Any] = {"model": name_of(source.model)}
     if source.layer_range is not None:
         content["layers"] = list(source.layer_range)
     return content | ({"parameters": dict(source.parameters)} if source.parameters else {})

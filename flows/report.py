@@ -38,7 +38,7 @@ def _print_scores(road: Road) -> None:
 
     folder = road.run_folder / "scorecards"
     champion = (CHAMPION,) if road.asks_champion and (folder / f"{CHAMPION}.json").is_file() else ()
-    cards = {name: _card(folder / f"{name}.json") for name in (*road.recipe.inputs, *champion, MERGED)}
+    cards = {name: _card(folder / f"{name}.json") for name in (*road.recipe.participants, *champion, MERGED)}
     table = Table(title=f"Scores of {road.recipe.name}")
     table.add_column("task")
     table.add_column("better")

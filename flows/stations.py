@@ -2,15 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.gpu_slot import in_gpu_slot
 from flows.road import CHAMPION, MERGED, REPORT, Road, orchestrated, side_by_side, timed
+from widen.adapter import JOIN
 from widen.errors import RecipeError
 from widen.staging import write_atomically
+
+COMPOSED = "composed"
+"""Where models with adapters on them lie whole, while they are scored."""
 
 if TYPE_CHECKING:
     from registry.lineage import SourceRecord
@@ -84,17 +88,41 @@ def evaluate(road: Road, sources: tuple["Fetched", ...], measurements: Path, mer
     from tasks.evaluate import evaluate as work
 
     digests = {one["name"]: one["digest"] for one in _read(measurements)["inputs"]}
-    candidates = [(source.name, source.folder, digests[source.name]) for source in sources]
-    candidates.append((MERGED, merged, _digest(merged)))
+    candidates = [*_participants(road, sources, digests), (MERGED, merged, _digest(merged))]
     _warn_of_power(road, candidates)
     folder, kept, settings = road.run_folder / "scorecards", road.cache / "scorecards", road.evaluation
     for stale in folder.glob(f"{CHAMPION}.*"):
         stale.unlink()
-    candidates += _champion(road, merged)
+    candidates = [_composed(road, sources, one) for one in candidates] + _champion(road, merged)
     arguments = [(name, model, digest, settings, kept, folder / f"{name}.json") for name, model, digest in candidates]
     paths = _scored(road, work, arguments)
-    shutil.rmtree(road.cache / CHAMPION, ignore_errors=True)
+    for temporary in (CHAMPION, COMPOSED):
+        shutil.rmtree(road.cache / temporary, ignore_errors=True)
     return {name: path for (name, *_), path in zip(candidates, paths, strict=True)}
+
+
+def _participants(
+    road: Road, sources: tuple["Fetched", ...], digests: Mapping[str, str]
+) -> Iterator[tuple[str, Path, str]]:
+    """The base and every model with its digest; one with an adapter lies in a folder that `_composed` makes."""
+    from tasks.compose import digest_of_participant, sides_of
+
+    folders = {source.name: source.folder for source in sources}
+    for name in road.recipe.participants:
+        sides = sides_of(name.split(JOIN), sources)
+        folder = folders[name] if len(sides) == 1 else road.cache / COMPOSED / name
+        yield name, folder, digest_of_participant(sides, digests)
+
+
+def _composed(road: Road, sources: tuple["Fetched", ...], candidate: tuple[str, Path, str]) -> tuple[str, Path, str]:
+    """The same, once its folder is there if it must be scored."""
+    from tasks.compose import compose
+    from tasks.evaluate import is_scored
+
+    name, folder, digest = candidate
+    if folder.parent == road.cache / COMPOSED and not is_scored(digest, road.evaluation, road.cache / "scorecards"):
+        road.call(compose, sources, road.settings, name, road.cache, folder)
+    return candidate
 
 
 def _scored(road: Road, work: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Path]:
@@ -247,7 +275,7 @@ def run_station(name: str, road: Road) -> None:
             merged = _made_by("merge", road.merged_folder)
             evaluate(road, _recorded_sources(road), _made_by("measure", measurements), merged)
         case "gate":
-            names = (MERGED, *road.recipe.inputs)
+            names = (MERGED, *road.recipe.participants)
             files = {one: _made_by("evaluate", scorecards / f"{one}.json") for one in names}
             champion = scorecards / f"{CHAMPION}.json"
             gate(

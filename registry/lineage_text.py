@@ -36,6 +36,8 @@ def _input_lines(entry: Input, registered: Mapping[str, str]) -> list[str]:
     where = source.path
     if source.repo is not None:
         where = f"{source.path} in {source.repo} at {source.rev or 'HEAD'} (commit {source.commit or 'unknown'})"
+    elif source.commit is not None:
+        where = f"{source.path} at {source.rev or 'HEAD'} (commit {source.commit})"
     files = (f"            {digest}  {name}" for name, digest in entry.files)
     lines = [f"{entry.role:<11} {entry.name}: {where}", f"            {entry.digest}  all of it", *files]
     if entry.merged_digest is not None:

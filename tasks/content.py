@@ -12,7 +12,15 @@ from typing import Any
 from tasks.hubs import Unreachable, address, local_repository, small_files
 from tasks.remembered import recall, remember
 from tasks.workspace import git_bytes, is_workspace, state_folder, temporary_folder
-from widen.checkpoint import CHAT_TEMPLATE_FILE, CONFIG_FILE, GENERATION_FILE, INDEX_FILE, SINGLE_FILE, TOKENIZER_FILES
+from widen.checkpoint import (
+    ADAPTER_CONFIG_FILE,
+    CHAT_TEMPLATE_FILE,
+    CONFIG_FILE,
+    GENERATION_FILE,
+    INDEX_FILE,
+    SINGLE_FILE,
+    TOKENIZER_FILES,
+)
 from widen.digests import DigestCache, digest_of
 from widen.errors import EnvironmentFault
 
@@ -101,10 +109,13 @@ def content_of(digests: Mapping[str, str]) -> str:
 def counted(names: Mapping[str, object]) -> list[str]:
     """The files that a merge uses among those of a checkpoint's folder, sorted.
 
-    Configuration, tokenizer and template in the folder itself, and its weights: the single file, or the index with
-    every safetensors file that is not of another checkpoint, a folder further below with its own configuration.
+    Configuration (an adapter's, where there is no model's), tokenizer and template in the folder itself, and its
+    weights: the single file, or the index with every safetensors file that is not of another checkpoint, a folder
+    further below with its own configuration.
     """
     found = [name for name in names if name in _COMPANIONS]
+    if CONFIG_FILE not in names:
+        found += [name for name in names if name == ADAPTER_CONFIG_FILE]
     if SINGLE_FILE in names:
         found.append(SINGLE_FILE)
     else:

@@ -16,11 +16,12 @@ from prefect.cache_policies import NO_CACHE
 from tasks.content import content_at, content_in_storage, content_of, content_of_folder, equivalent, same_bytes
 from tasks.hubs import Unreachable, is_ancestor
 from tasks.imports import Held, held_files, import_at, import_url, read_held, restored
+from tasks.model_cache import local_folder
 from tasks.remembered import recall, remember
 from tasks.revision import Revision, resolve_revision
 from tasks.sources import Fetched, Source, is_url, refuse_unsafe
 from tasks.workspace import commit, require_workspace, workspace_lock
-from widen.errors import EnvironmentFault, RecipeError
+from widen.errors import EnvironmentFault
 
 __all__ = ["Fetched", "Source", "fetch", "fetch_task", "refuse_unsafe"]
 log = logging.getLogger(__name__)
@@ -75,14 +76,9 @@ def _fetch(source: Source, workspace: Path, record: bool) -> Fetched:
 
 
 def _local_folder(source: Source, workspace: Path) -> Fetched:
-    folder = (workspace / source.path).resolve()
-    if not folder.is_dir():
-        raise RecipeError(
-            f"sources.{source.name}.path: expected the folder of a checkpoint, found "
-            f"{'a file' if folder.exists() else 'nothing'} at {folder}; correct the path, or give repo and rev"
-        )
-    upstream = content_of_folder(folder, workspace)
-    return Fetched(source.name, folder, source.path, None, None, None, None, upstream)
+    found = local_folder(source, workspace)
+    upstream = content_of_folder(found.folder, workspace)
+    return Fetched(source.name, found.folder, source.path, None, found.rev, found.commit, None, upstream)
 
 
 def _fetch_versioned(source: Source, repo: str, workspace: Path, record: bool) -> Fetched:

@@ -22,7 +22,7 @@ def measure(
 ) -> Path:
     """Measure the models in `sources`, the base first, and write `out`: inputs with digests, summaries, problems.
 
-    settings: of the merge, which say what is compared with what where layers are stacked anew or rows aligned by token.
+    settings: of the merge, which say what is compared with what: layers stacked anew, rows aligned, adapters laid on.
 
     The folder of `out` bears the recipe's name. What was measured before, under the same digests, comes from `cache`.
     Raises InputsRefused for a checkpoint that cannot be read safely; everything else that is wrong is written down for

@@ -6,6 +6,7 @@ from pathlib import Path
 from registry.errors import NotVerified
 from registry.lineage import Input
 from tasks.fetch import Source, fetch
+from tasks.model_cache import local_folder
 from tasks.revision import address
 from tasks.sources import is_url
 from widen import Checkpoint, Manifest, Resources, Settings
@@ -13,7 +14,7 @@ from widen import merge as merge_checkpoints
 from widen.contents import Contents
 from widen.difference import changed_tensors, first_changed_input, first_difference
 from widen.digests import hash_file
-from widen.errors import EnvironmentFault, WidenError
+from widen.errors import EnvironmentFault, RecipeError, WidenError
 from widen.manifest import Input as MergedInput
 from widen.progress import progress_on
 from widen.version import ENGINE
@@ -29,6 +30,8 @@ def fetch_recorded(entry: Input, place: str | None, workspace: Path, scratch: Pa
     if source.repo is None and is_url(place or source.path):
         # A storage keeps no versions: what lies there now is compared with what was recorded.
         return fetch(Source(entry.name, place or source.path), scratch).folder
+    if source.repo is None and source.commit is not None and place is None:
+        return _cached(Source(entry.name, source.path, None, source.rev, source.commit), workspace)
     if source.repo is None:
         folder = (workspace / (place or source.path)).resolve()
         if not folder.is_dir():
@@ -39,6 +42,13 @@ def fetch_recorded(entry: Input, place: str | None, workspace: Path, scratch: Pa
         return folder
     repo = address(place or source.repo, workspace)
     return fetch(Source(entry.name, source.path, repo, source.commit or source.rev), scratch).folder
+
+
+def _cached(source: Source, workspace: Path) -> Path:
+    try:
+        return local_folder(source, workspace).folder
+    except RecipeError as error:
+        raise EnvironmentFault(f"{error}; or say where it is: --source {source.name}=FOLDER") from error
 
 
 def check_input(entry: Input, merged: MergedInput | None, folder: Path) -> str:

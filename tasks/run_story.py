@@ -44,7 +44,7 @@ def _pin(one: Input | None) -> str:
     if one is None:
         return "\u2013"
     source = one.source
-    if source.repo is None:
+    if source.repo is None and source.commit is None:
         return f"local folder {plain(source.path)}"
     name = plain(source.rev or "HEAD")
     return name if source.commit is None or source.rev == source.commit else f"{name} ({source.commit[:8]})"

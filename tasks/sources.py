@@ -19,7 +19,8 @@ _SECRET_IN_URL = re.compile(r"https?://[^/@]+@|[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*
 class Source:
     """A checkpoint as a recipe names it: `path` in the git repository `repo` at `rev`.
 
-    Without repo, `path` is a local folder, or the URL of one in a storage (`s3://BUCKET/FOLDER`). Relative paths are
+    Without repo, `path` is a local folder, a model's folder in a cache of Hugging Face (`.../models--ORG--NAME`) or its
+    ORG/NAME there, both with a `rev`, or the URL of a folder in a storage (`s3://BUCKET/FOLDER`). Relative paths are
     meant from the workspace folder. `rev` is a branch, a tag, a full or short commit, a pattern of
     tags or a range of versions (`tasks.revision`); without one, the repository's default branch. With `commit`, exactly
     that commit is fetched, and `rev` is only the name recorded for it.
@@ -39,7 +40,7 @@ class Fetched:
     `rev` is the branch, tag or commit that was chosen and `commit` the one that is held: where a later commit of `rev`
     holds the same content, an earlier one stays. `content` is DVC's digest of the folder, `upstream` that of the files
     that count, made from the hub's own (`tasks.upstream.Pin.content`; None where the hub could not be asked). A local
-    folder has only `upstream`, one in a storage also `content`.
+    folder has only `upstream`, one in a cache of Hugging Face also `rev` and `commit`, one in a storage also `content`.
     """
 
     name: str
@@ -50,6 +51,16 @@ class Fetched:
     commit: str | None
     content: str | None
     upstream: str | None = None
+
+
+def is_cached(path: str) -> bool:
+    """Whether a path is a model's folder in a cache of Hugging Face, by its name."""
+    return re.fullmatch(r"models(?:--[A-Za-z0-9][A-Za-z0-9._-]*){1,2}", PurePosixPath(path).name) is not None
+
+
+def model_id(path: str) -> str | None:
+    """ORG/NAME as Hugging Face writes it, where a path could be one."""
+    return path if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", path) else None
 
 
 def is_url(path: str) -> bool:
@@ -91,11 +102,12 @@ def refuse_unsafe(source: Source) -> None:
     if expected is not None:
         raise wrong(source, "path", shown(source.path), expected)
     if source.repo is None:
-        if source.rev is not None or source.commit is not None:
+        asked = source.rev is not None or source.commit is not None
+        if asked and not is_cached(source.path) and model_id(source.path) is None:
             told = "no revision, because a local folder or a storage has none (name its repo)"
             raise wrong(source, "rev", source.rev or str(source.commit), told)
-        return
-    _refuse_unsafe_repository(source, source.repo)
+    else:
+        _refuse_unsafe_repository(source, source.repo)
     expected = None if source.rev is None else mistake(source.rev)
     if expected is not None:
         raise wrong(source, "rev", str(source.rev), expected)

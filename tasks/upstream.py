@@ -11,6 +11,7 @@ from typing import Literal
 
 from tasks.content import Missing, content_at, content_in_storage, content_of_folder, equivalent
 from tasks.hubs import Unreachable, address, is_ancestor
+from tasks.model_cache import local_folder
 from tasks.revision import Listing, Revision, choose, kind_of, list_refs, matches, order
 from tasks.sources import Source, is_url, refuse_unsafe
 from widen.errors import EnvironmentFault, InputsRefused, RecipeError
@@ -148,13 +149,19 @@ def _seen(source: Source, listing: Listing | Unreachable | None, held: Pin | Non
         return _unreachable(source, held, str(fault))
 
 
+def _folder(source: Source, workspace: Path) -> Path:
+    try:
+        return local_folder(source, workspace).folder
+    except RecipeError:
+        raise Missing(f"{source.path} has no checkpoint") from None
+
+
 def _without_commits(source: Source, held: Pin | None, workspace: Path) -> Upstream:
     """A local folder or a storage: what lies there now."""
     if is_url(source.path):
         content: str | None = content_in_storage(source.path, workspace)
     else:
-        folder = (workspace / source.path).resolve()
-        content = content_of_folder(folder, workspace) if folder.is_dir() else None
+        content = content_of_folder(_folder(source, workspace), workspace)
     if content is None:
         raise Missing(f"{source.path} has no checkpoint")
     if held is not None and content == equivalent(source.path, held.content, workspace):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from widen.adapter import composed
 from widen.checkpoint import Checkpoint
 from widen.checks import Problem, structure_problems
 from widen.overlay import Overlays, open_overlays
@@ -42,6 +43,7 @@ def participants(
     inputs: Sequence[Checkpoint], settings: Settings, overlays: Overlays, architectures: Path | None = None
 ) -> list[Checkpoint]:
     """The checkpoints that take part, the base first: the inputs, or views of them where the settings ask for one."""
+    models = composed(inputs, settings.composed, overlays, architectures)
     if settings.tokenizer is not None:
-        return aligned(inputs, settings.tokenizer, overlays, architectures)
-    return list(inputs)
+        return aligned(models, settings.tokenizer, overlays, architectures)
+    return models

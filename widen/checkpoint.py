@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from widen.dtypes import BY_SAFETENSORS_NAME, StorageType
 from widen.errors import EnvironmentFault, InputsRefused
 from widen.geometry import StoredTensor
+from widen.headers import header_json, prove_structure
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
+ADAPTER_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 GENERATION_FILE = "generation_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = (
@@ -25,7 +27,6 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,17 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path | str, name: str | None = None) -> "Checkpoint":
-        """Read the configuration, the index and every header. Raises InputsRefused for what cannot be trusted."""
+        """Read the configuration, the index and every header. Raises InputsRefused for what cannot be trusted.
+
+        The folder of an adapter (PEFT's layout) opens as one: `is_adapter`.
+        """
         folder = Path(folder)
         name = name or folder.name
         if not folder.is_dir():
             raise InputsRefused(f"{name}: checkpoint folder {folder} does not exist; check the path or fetch it first")
-        config = _read_config(name, folder)
-        shards, weight_map = _find_shards(name, folder)
+        is_adapter = holds_adapter(folder)
+        config = read_json(name, folder / ADAPTER_CONFIG_FILE) if is_adapter else read_config(name, folder)
+        shards, weight_map = _find_adapter(name, folder) if is_adapter else _find_shards(name, folder)
         tensors: dict[str, TensorEntry] = {}
         for shard in shards:
             tensors.update(_read_header(name, folder, shard, weight_map))
@@ -105,6 +110,8 @@ class Checkpoint:
     @cached_property
     def companions(self) -> tuple[str, ...]:
         """The configuration, tokenizer and template files that this folder has, by name, sorted."""
+        if self.is_adapter:
+            return (ADAPTER_CONFIG_FILE,)
         names = (CONFIG_FILE, GENERATION_FILE, CHAT_TEMPLATE_FILE, *TOKENIZER_FILES)
         return tuple(sorted(name for name in names if (self.folder / name).is_file()))
 
@@ -115,8 +122,13 @@ class Checkpoint:
         return tuple(sorted({*self.shards, *self.companions, *index}))
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether these are what an adapter adds to a model (`widen.adapter`), and no model."""
+        return self.shards == (ADAPTER_FILE,)
+
+    @property
     def _is_indexed(self) -> bool:
-        return self.shards != (SINGLE_FILE,)
+        return self.shards not in ((SINGLE_FILE,), (ADAPTER_FILE,))
 
     @property
     def inputs(self) -> tuple["Checkpoint", ...]:
@@ -191,7 +203,8 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_config(name: str, folder: Path) -> dict[str, Any]:
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """config.json. Raises InputsRefused where it, or the tokenizer's, asks for code, and for quantised weights."""
     if not (folder / CONFIG_FILE).is_file():
         raise InputsRefused(f"{name}: {folder} has no {CONFIG_FILE}; expected a Hugging Face checkpoint folder")
     config = read_json(name, folder / CONFIG_FILE)
@@ -219,15 +232,29 @@ def _find_shards(name: str, folder: Path) -> tuple[tuple[str, ...], dict[str, st
     if (folder / INDEX_FILE).is_file():
         weight_map = _read_index(name, folder)
         return tuple(sorted(set(weight_map.values()))), weight_map
+    _refuse_pickles(name, folder)
+    raise InputsRefused(f"{name}: {folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder has an adapter's configuration and no model's."""
+    return (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).is_file()
+
+
+def _find_adapter(name: str, folder: Path) -> tuple[tuple[str, ...], None]:
+    if (folder / ADAPTER_FILE).is_file():
+        return (ADAPTER_FILE,), None
+    _refuse_pickles(name, folder)
+    raise InputsRefused(f"{name}: {folder} has {ADAPTER_CONFIG_FILE} and no {ADAPTER_FILE}; fetch the adapter again")
+
+
+def _refuse_pickles(name: str, folder: Path) -> None:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise InputsRefused(
             f"{name}: {folder} holds pickle weights ({pickles[0]}), which can run code when loaded; nothing was "
-            "executed. "
-            "Convert them where you trust the file: load it with torch.load(..., weights_only=True) and write it with "
-            "safetensors.torch.save_file, or model.save_pretrained(folder, safe_serialization=True)"
+            f"executed. Make safetensors weights of them: widen convert {folder} OUT"
         )
-    raise InputsRefused(f"{name}: {folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
 
 
 def _read_index(name: str, folder: Path) -> dict[str, str]:
@@ -235,7 +262,7 @@ def _read_index(name: str, folder: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputsRefused(f"{name}: {INDEX_FILE} has no `weight_map` of tensor names to files")
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or _leaves_folder(file):
+        if not isinstance(file, str) or leaves_folder(file):
             raise InputsRefused(
                 f"{name}: {INDEX_FILE} places tensor {tensor} in {file!r}, outside the checkpoint's folder; it was not "
                 "opened. Expected a file name inside the folder"
@@ -245,7 +272,8 @@ def _read_index(name: str, folder: Path) -> dict[str, str]:
     return weight_map
 
 
-def _leaves_folder(file: str) -> bool:
+def leaves_folder(file: str) -> bool:
+    """Whether a file's name in an index could mean one outside its folder."""
     path = PurePosixPath(file)
     return not file or path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file
 
@@ -253,40 +281,16 @@ def _leaves_folder(file: str) -> bool:
 def _read_header(name: str, folder: Path, shard: str, weight_map: dict[str, str] | None) -> dict[str, TensorEntry]:
     """The entries of one shard that belong to the checkpoint, after the file's structure has been proved sound."""
     path = folder / shard
-    header, data_start = _header_json(name, path)
+    header, data_start = header_json(name, path)
     entries = {}
     for tensor, fields in header.items():
         if tensor != "__metadata__":
             entries[tensor] = _entry(name, shard, tensor, fields, data_start)
-    _prove_structure(name, path)
+    prove_structure(name, path)
     unlisted = [tensor for tensor in entries if weight_map is not None and weight_map.get(tensor) != shard]
     if unlisted:
         raise InputsRefused(f"{name}: {shard} holds tensor {unlisted[0]}, which {INDEX_FILE} does not place there")
     return entries
-
-
-def _header_json(name: str, path: Path) -> tuple[dict[str, Any], int]:
-    damaged = f"{name}: {path} is truncated or not safetensors"
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= LONGEST_HEADER:
-                raise InputsRefused(f"{damaged}: its header would be {length} bytes long; fetch the file again")
-            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise InputsRefused(f"{damaged}: {error}; fetch the file again") from error
-    except OSError as error:
-        raise InputsRefused(f"{name}: cannot read {path}: {error.strerror}") from error
-    if not isinstance(header, dict):
-        raise InputsRefused(f"{damaged}: its header is not a JSON object; fetch the file again")
-    return header, 8 + length
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name occurs twice in the header")
-    return content
 
 
 def _entry(name: str, shard: str, tensor: str, fields: Any, data_start: int) -> TensorEntry:
@@ -309,17 +313,6 @@ def _entry(name: str, shard: str, tensor: str, fields: Any, data_start: int) -> 
             f"{name}: {shard}: tensor {tensor}, shape {list(shape)}, type {dtype}, cannot fill bytes {start} to {stop}"
         )
     return TensorEntry(tensor, shard, data_start + start, data_start + stop, kind, shape)
-
-
-def _prove_structure(name: str, path: Path) -> None:
-    """Let the safetensors library prove what it proves: no overlap, no gap, no byte missing at the end."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise InputsRefused(f"{name}: {path} is truncated or corrupt ({error}); fetch the file again") from error
 
 
 def _check_index(name: str, weight_map: dict[str, str] | None, tensors: dict[str, TensorEntry]) -> None:

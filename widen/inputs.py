@@ -64,5 +64,5 @@ def _describe(
     weights: dict[str, FileDigest] = {}
     if files is not None:
         weights = {name: files.compute(checkpoint.folder / name) for name in checkpoint.files}
-    role = "base" if checkpoint is plan.inputs[0] else "model"
+    role = "adapter" if checkpoint.is_adapter else "base" if checkpoint is plan.inputs[0] else "model"
     return Input(role, checkpoint.name, digest, dict(sorted((companions | weights).items())), tensors, merge)

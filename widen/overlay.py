@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from widen.checkpoint import TensorEntry
+from widen.contents import Contents
 from widen.digests import hash_file
 from widen.dtypes import BY_SAFETENSORS_NAME
 from widen.shards import ShardFile, Slot, header_of
@@ -26,10 +27,13 @@ SUFFIX = ".safetensors"
 
 
 class Overlays:
-    """A folder of computed tensors, each file named by a digest of what it is a function of."""
+    """A folder of computed tensors, each file named by a digest of what it is a function of.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    contents: digests of input tensors, for such a key.
+    """
+
+    def __init__(self, folder: Path, contents: Contents) -> None:
+        self._folder, self.contents = folder, contents
 
     def entries(self, key: str, slots: Sequence[Slot], fill: Callable[[str], Pieces]) -> dict[str, TensorEntry]:
         """Where the tensors of `slots` lie, by name; they are computed by `fill` unless a file of that key is there.
@@ -51,11 +55,15 @@ class Overlays:
 def open_overlays(folder: Path | None) -> Iterator[Overlays]:
     """Overlays in `folder`, part of a cache, or for the length of the block in a temporary one."""
     if folder is not None:
-        yield Overlays(folder)
+        contents = Contents(folder.parent / "contents")
+        try:
+            yield Overlays(folder, contents)
+        finally:
+            contents.save()
         return
     scratch = Path(tempfile.mkdtemp(prefix="widen-overlays-"))
     try:
-        yield Overlays(scratch)
+        yield Overlays(scratch, Contents())
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

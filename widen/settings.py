@@ -34,6 +34,8 @@ class Settings:
     slices: layers stacked anew, as JSON values of `widen.slices.Slice`, which hold the participants' own parameters.
     tokenizer: aligns vocabularies by token, as a request or its content; None merges rows by position. chat_template:
     `auto`, a name or a Jinja text, see `widen.vocabulary.chat_templates`; None keeps the tokenizer's.
+    composed: where an adapter lies on a model, the inputs' names that make each participant, the base first, as in
+    [["base"], ["chat", "tone"]]; without it each input is a participant, and an adapter lies on the base.
     """
 
     method: str = WIDEN
@@ -47,6 +49,7 @@ class Settings:
     slices: Sequence[Mapping[str, Any]] = ()
     tokenizer: TokenizerRequest | None = None
     chat_template: str | None = None
+    composed: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -54,6 +57,7 @@ class Settings:
         object.__setattr__(self, "models", tuple(self._spelt_out(own) for own in self.models))
         object.__setattr__(self, "parameters", self._told(self._spelt_out(self.parameters)))
         object.__setattr__(self, "slices", tuple(self._slice_spelt_out(one) for one in self.slices))
+        object.__setattr__(self, "composed", tuple(tuple(one) for one in self.composed))
         for key, value in self._given():
             _check(self.definition, key, value)
         for key in ("t", "s"):
@@ -103,6 +107,8 @@ class Settings:
             own["tokenizer"] = self.tokenizer.content
         if self.chat_template is not None:
             own["chat_template"] = self.chat_template
+        if self.composed:
+            own["composed"] = [list(one) for one in self.composed]
         return {"method": self.method, **own, "out_dtype": self.out_dtype, "shard_bytes": self.shard_bytes}
 
     @property

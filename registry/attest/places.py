@@ -19,6 +19,8 @@ def uri(source: SourceRecord, file: str | None = None) -> str:
     path = "/".join(part for part in (source.path.strip("/"), file) if part and part != ".")
     if source.repo is None and "://" in source.path:
         return quote(source.path.rstrip("/") + (f"/{file}" if file else ""), _KEPT + "%")
+    if source.repo is None and _cached(source) == source.path:
+        return f"hf://{quote(source.path, _KEPT)}@{source.commit}" + (f"/{quote(file, _KEPT)}" if file else "")
     if source.repo is None:
         start = "//" if source.path.startswith("/") else ""
         return f"file:{start}{'/' if start else ''}{quote(path, _KEPT)}"
@@ -39,7 +41,7 @@ def _address(repo: str) -> str:
 def hub_name(source: SourceRecord) -> str:
     """ORGANISATION/MODEL on the Hugging Face Hub, else repository and path, else the local path."""
     if source.repo is None:
-        return source.path
+        return _cached(source) or source.path
     name = _on_hub(source)
     if name is not None:
         return name
@@ -48,11 +50,19 @@ def hub_name(source: SourceRecord) -> str:
 
 def package_url(source: SourceRecord) -> tuple[str, str, str | None] | None:
     """(organisation, model, commit) of a model on the Hugging Face Hub, for `pkg:huggingface`; None elsewhere."""
-    name = _on_hub(source)
+    name = _on_hub(source) or _cached(source)
     if name is None:
         return None
     organisation, _, model = name.rpartition("/")
     return organisation, model, source.commit
+
+
+def _cached(source: SourceRecord) -> str | None:
+    """ORGANISATION/MODEL of one taken from the local cache, written so or by the cache's folder."""
+    if source.repo is not None or source.commit is None:
+        return None
+    folder = source.path.rstrip("/").rpartition("/")[2]
+    return folder.removeprefix("models--").replace("--", "/") if folder.startswith("models--") else source.path
 
 
 def _on_hub(source: SourceRecord) -> str | None:

@@ -134,7 +134,8 @@ def origins(inputs: Sequence[Input]) -> Iterator[Origin]:
     """Every input and what it was made from, in recipe order, depth first."""
     for entry in inputs:
         source = entry.source
-        where = f"{source.path} of {source.repo} at {source.rev or 'HEAD'}" if source.repo else source.path
+        where = f"{source.path} of {source.repo}" if source.repo else source.path
+        where += f" at {source.rev or 'HEAD'}" if source.repo or source.rev else ""
         role = "base" if entry.role == "base" else "parent"
         yield Origin(0, role, entry.name, where, source.commit or "unknown", source.license or "unknown", entry.digest)
         yield from _ancestors(entry.made_from, 1)

@@ -113,7 +113,7 @@ REFUSED = {
     "index naming a missing file": (index_to("gone.safetensors"), ["m1", "gone.safetensors", NAME]),
     "index leaving by ..": (index_to("../x.safetensors"), ["'../x.safetensors'", "not opened"]),
     "index leaving by an absolute path": (index_to("/etc/passwd"), ["'/etc/passwd'", "not opened"]),
-    "pickle": (pickled, ["pytorch_model.bin", "save_file", "nothing was executed"]),
+    "pickle": (pickled, ["pytorch_model.bin", "widen convert", "nothing was executed"]),
     "code in the configuration": (reconfigured(auto_map={"AutoModel": "x.Y"}), ["auto_map", "nothing was executed"]),
     "NaN": (weights(lambda w: w[NAME].fill_(float("nan"))), ["m1", NAME, "1536 NaN"]),
     "Inf": (weights(lambda w: w[NAME].fill_(float("inf"))), ["m1", NAME, "1536 Inf"]),

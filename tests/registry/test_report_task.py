@@ -34,7 +34,7 @@ def run(local: Registry, tmp_path: Path) -> Run:
     folders = family(tmp_path / "sources")
     sources = [Fetched(folder.name, folder, "p", None, None, None, None) for folder in folders]
     runs, cache, merged = tmp_path / "runs", tmp_path / "cache", tmp_path / "merged"
-    measurements = measure.fn(sources, (), "cpu", cache, runs / "measurements.json")
+    measurements = measure.fn(sources, widen.Settings(), (), "cpu", cache, runs / "measurements.json")
     manifest = widen.merge(folders[0], folders[1:], merged, resources=widen.Resources("cpu", cache=cache))
     cards = {
         "merged": Scorecard("merged", manifest.digest, "h", (task_scores(80, 100),)),

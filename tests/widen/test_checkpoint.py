@@ -94,7 +94,7 @@ def test_a_pickle_checkpoint_is_not_opened(file: str, pair: Path, tmp_path: Path
     import pickle
 
     (pair / file).write_bytes(pickle.dumps(Bomb()))
-    assert "save_file" in refused(tmp_path, f"pickle weights \\({file}\\)")
+    assert "widen convert" in refused(tmp_path, f"pickle weights \\({file}\\)")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])

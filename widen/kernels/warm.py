@@ -10,7 +10,9 @@ import numpy as np
 from widen.combination import Elected, Kept, Weighted
 from widen.dtypes import BF16, F16, F32, StorageType
 from widen.geometry import Geometry, StoredTensor
+from widen.kernels.bits import as_kernel_array
 from widen.kernels.cpu import CpuBackend
+from widen.kernels.low_rank import add_column_squares, add_low_rank, row_squares, widened
 
 MODELS = {BF16: 3, F16: 2, F32: 2}
 """Merges of up to so many models of a type are compiled ahead; of more, or of mixed types, when they are asked for."""
@@ -28,6 +30,16 @@ def warm(models: Mapping[StorageType, int] = MODELS) -> None:
                 resident.measure(0)
                 list(resident.combine(Weighted(np.ones((count, 1, 1))), kind))
                 list(resident.combine(Elected((Kept(1.0),) * count, consensus=False, normalize=False), kind))
+        _warm_adapters(tensor)
+
+
+def _warm_adapters(tensor: StoredTensor) -> None:
+    """What lays an adapter on a matrix of this type."""
+    bits, one = as_kernel_array(tensor.data, tensor.kind), np.ones((1, 1))
+    widened(bits)
+    add_low_rank(bits.reshape(1, 1), one, one, 1.0, one.copy())
+    row_squares(one)
+    add_column_squares(one, np.zeros(1))
 
 
 if __name__ == "__main__":
