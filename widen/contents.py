@@ -53,9 +53,11 @@ class Contents:
                 raise InputsRefused(f"{path} changed while it was merged; nothing was published. Run again")
 
     def save(self) -> None:
-        """Keep what is known of files that rest."""
+        """Keep what is known of files that rest, beside what others found out meanwhile."""
         for path, (fingerprint, digests) in self._files.items():
-            self._remembered.put(Path(path), fingerprint, json.dumps(digests, sort_keys=True))
+            kept = self._remembered.get(Path(path), fingerprint)
+            known = (json.loads(kept) if kept else {}) | digests
+            self._remembered.put(Path(path), fingerprint, json.dumps(known, sort_keys=True))
 
     def _file(self, checkpoint: Checkpoint, name: str) -> tuple[Fingerprint, dict[str, str]]:
         path = str(checkpoint.path_of(name))

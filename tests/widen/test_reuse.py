@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import widen
 from tests.build import family
+from widen.checkpoint import Checkpoint
+from widen.contents import Contents
 from widen.digests import FileDigest, hash_file
 from widen.manifest import Manifest, Recipe
 from widen.progress import Silent
@@ -348,3 +350,17 @@ def test_a_tensor_that_is_stored_wider_is_another_input(models: list[Path], tmp_
     save_file(weights, models[1] / "model.safetensors", {"format": "pt"})
     assert dict(merge(models, tmp_path / "out").reuse.computed) == {"changed in m1": [NAME]}
     same_as_fresh(models, tmp_path / "out")
+
+
+def test_two_that_look_at_one_file_keep_what_both_found(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(family(tmp_path)[0])
+    os.utime(checkpoint.folder / "model.safetensors", (1e9, 1e9))  # at rest, else nothing is kept
+    first, second = Contents(tmp_path / "cache"), Contents(tmp_path / "cache")
+    one, other, *_ = checkpoint.tensors
+    first.of(checkpoint, one)
+    second.of(checkpoint, other)
+    first.save()
+    second.save()
+    later = Contents(tmp_path / "cache")
+    assert later.known(checkpoint, one)
+    assert later.known(checkpoint, other)

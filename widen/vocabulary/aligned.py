@@ -93,13 +93,15 @@ def _overlaid(
         for name in own.axes
     ]
     fill = partial(aligned_rows, alignment, checkpoints, index)
-    entries = overlays.entries(_key(alignment, checkpoints, index, slots), slots, fill)
+    entries = overlays.entries(_key(alignment, checkpoints, index, slots, overlays.contents), slots, fill)
     return {name: replace(one, written=checkpoint.tensors[name].written_kind) for name, one in entries.items()}
 
 
-def _key(alignment: Alignment, checkpoints: Sequence[Checkpoint], index: int, slots: Sequence[Slot]) -> str:
+def _key(
+    alignment: Alignment, checkpoints: Sequence[Checkpoint], index: int, slots: Sequence[Slot], contents: Contents
+) -> str:
     """A digest of all that the bytes depend on: the rows of every model that takes part, and where each one goes."""
-    fill, contents = alignment.fills[index], Contents()
+    fill = alignment.fills[index]
     others = {int(donor) for donor in fill.donors if donor >= 0}
     others |= {donor for mean in alignment.means for donor, _ in mean}
     sides = [
