@@ -59,6 +59,8 @@ def adapt(merge: Mapping[str, Any], at: Where) -> tuple[dict[str, Any], list[Fau
     faults = _method(clean, at)
     _drop_without_effect(clean)
     faults += _references(clean, at)
+    if isinstance(clean.get("tokenizer_source"), str):
+        clean["tokenizer_source"] = clean["tokenizer_source"].removeprefix("model:")
     for key in ("dtype", "out_dtype"):
         if isinstance(clean.get(key), str):
             clean[key] = clean[key].removeprefix("torch.")

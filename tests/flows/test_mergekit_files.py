@@ -86,6 +86,18 @@ MEANT: dict[str, tuple[str, list[str], dict[str, Any]]] = {
             ]
         },
     ),
+    "a tokenizer by model": (
+        "base_model: org/a\nmodels: [{model: org/b}]\nmerge_method: task_arithmetic\nparameters: {weight: 1}\n"
+        "tokenizer_source: model:org/b\nchat_template: auto\n",
+        ["a", "b"],
+        {"tokenizer": {"source": "b"}, "chat_template": "auto"},
+    ),
+    "adapters on models": (
+        "models:\n  - model: org/a+org/french\n    parameters: {weight: 0.6}\n  - model: org/a+org/german\n"
+        "    parameters: {weight: 0.4}\nmerge_method: linear\n",
+        ["a", "french", "german"],
+        {"composed": [["a", "french"], ["a", "german"]]},
+    ),
     "a model as a mapping": (
         "merge_method: karcher\nmodels:\n  - model: {model: {path: org/a}}\n  - model: {path: org/b}\ndtype: torch.bfloat16\n",
         ["a", "b"],
