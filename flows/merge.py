@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.profile_picture import require_picture
 from flows.recipe import Recipe, load_recipe
-from flows.recipe_schema import SourceSpec
+from flows.recipe.schema import SourceSpec
 from tasks.model_cache import local_folder
 from tasks.sources import Source, is_cached, is_url, model_id
 from widen import Checkpoint, Resources, Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 from flows.environment import prepare
 from flows.merge import MergeOptions, allow_config, open_inputs
 from flows.recipe import Recipe, load_recipe
-from flows.recipe_schema import Evaluation
+from flows.recipe.schema import Evaluation
 from flows.road import Road, plainly
 from widen.api import outlook
 from widen.checks import SHOWN

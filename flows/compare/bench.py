@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.compare.plan import Candidate, Plan
-from flows.recipe_methods import settings_of
+from flows.recipe.methods import settings_of
 from flows.road import MERGED, Road, plainly
 from widen.staging import write_atomically
 

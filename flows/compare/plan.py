@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from flows import recipe_search
-from flows.faults import unknown
 from flows.recipe import Recipe
-from flows.recipe_compare import TRIALS, Comparison
-from flows.recipe_methods import merged_models, spelt_out
-from flows.recipe_schema import Merge, Model
+from flows.recipe import search as recipe_search
+from flows.recipe.comparison import TRIALS, Comparison
+from flows.recipe.faults import unknown
+from flows.recipe.methods import merged_models, spelt_out
+from flows.recipe.schema import Merge, Model
 from tasks.search_space import Choices, Range, Space, Value, planned
 from widen.errors import RecipeError
 from widen.methods import METHODS

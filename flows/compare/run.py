@@ -17,7 +17,7 @@ from flows.compare.search import Contest
 from flows.compare.write import require_free, write_recipe
 from flows.environment import prepare
 from flows.recipe import Recipe
-from flows.recipe_methods import settings_of
+from flows.recipe.methods import settings_of
 from flows.road import CHAMPION, Road, plainly
 from widen.staging import write_atomically
 

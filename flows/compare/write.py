@@ -10,8 +10,8 @@ from typing import Any
 
 from flows.compare.result import Tried
 from flows.recipe import Recipe, load_recipe
-from flows.recipe_schema import Merge
-from flows.yaml_source import read
+from flows.recipe.schema import Merge
+from flows.recipe.yaml_source import read
 from widen.errors import EnvironmentFault, OutputExists, RecipeError
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flows.assets import asset
-from flows.yaml_source import plain
+from flows.recipe.yaml_source import plain
 from widen.errors import EnvironmentFault
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.compare.plan import built_in, defaults, plan_of, tried
-from flows.recipe_methods import settings_of
+from flows.recipe.methods import settings_of
 from tasks.search_space import Choices, Range
 from tests.flows.test_recipe import WHOLE, load, refusal
 from widen.errors import RecipeError

@@ -11,11 +11,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from flows import mergekit, recipe_checks, recipe_methods, recipe_models, recipe_search, recipe_tokenizer
-from flows.faults import Fault, Where, listed, refusal
-from flows.recipe_compare import Comparison
-from flows.recipe_gates import Gates
-from flows.recipe_schema import (
+from flows.recipe import checks as recipe_checks
+from flows.recipe import mergekit
+from flows.recipe import methods as recipe_methods
+from flows.recipe import models as recipe_models
+from flows.recipe import search as recipe_search
+from flows.recipe import tokenizer as recipe_tokenizer
+from flows.recipe.comparison import Comparison
+from flows.recipe.faults import Fault, Where, listed, refusal
+from flows.recipe.gates import Gates
+from flows.recipe.schema import (
     Body,
     Evaluation,
     Merge,
@@ -25,8 +30,8 @@ from flows.recipe_schema import (
     check,
     merge_section,
 )
-from flows.recipe_values import ALL_MODELS
-from flows.yaml_source import read
+from flows.recipe.values import ALL_MODELS
+from flows.recipe.yaml_source import read
 from widen.adapter import JOIN
 from widen.errors import RecipeError
 from widen.settings import Settings

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from flows import mergekit, recipe_slices
-from flows.faults import Fault, Where, describe, listed, unknown
-from flows.recipe_schema import Merge, Model, Slice, SliceSource
-from flows.recipe_values import finite, whole_number
+from flows.recipe import mergekit
+from flows.recipe import slices as recipe_slices
+from flows.recipe.faults import Fault, Where, describe, listed, unknown
+from flows.recipe.schema import Merge, Model, Slice, SliceSource
+from flows.recipe.values import finite, whole_number
 from widen.methods import METHODS, Method
 from widen.methods.definition import Parameter
 from widen.parameters import Setting, scalars

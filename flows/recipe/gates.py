@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, StrictBool, with_config
 
-from flows.recipe_values import AnyNumber, Level, NotNegative, Share, Text, choice, some
+from flows.recipe.values import AnyNumber, Level, NotNegative, Share, Text, choice, some
 
 
 @with_config(extra="forbid")

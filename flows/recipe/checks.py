@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from flows import recipe_methods, recipe_slices, recipe_tokenizer
-from flows.faults import Fault, Where, listed, show, unknown
-from flows.recipe_gates import AbsoluteClause, Gates, ParentClause
-from flows.recipe_methods import merged_models
-from flows.recipe_models import name_of, sides
-from flows.recipe_schema import Body, Evaluation, Merge, SourceSpec
-from flows.recipe_values import ALL_MODELS
+from flows.recipe import methods as recipe_methods
+from flows.recipe import slices as recipe_slices
+from flows.recipe import tokenizer as recipe_tokenizer
+from flows.recipe.faults import Fault, Where, listed, show, unknown
+from flows.recipe.gates import AbsoluteClause, Gates, ParentClause
+from flows.recipe.methods import merged_models
+from flows.recipe.models import name_of, sides
+from flows.recipe.schema import Body, Evaluation, Merge, SourceSpec
+from flows.recipe.values import ALL_MODELS
 from tasks import revision
 from tasks.evaluate_settings import mistakes
 from tasks.sources import is_cached, model_id, path_mistake, shown

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from flows import recipe_checks, recipe_methods
-from flows.faults import Fault, Where, describe, listed, unknown
-from flows.recipe_schema import Body, Merge, Model
-from flows.recipe_values import finite
+from flows.recipe import checks as recipe_checks
+from flows.recipe import methods as recipe_methods
+from flows.recipe.faults import Fault, Where, describe, listed, unknown
+from flows.recipe.schema import Body, Merge, Model
+from flows.recipe.values import finite
 from tasks.search_space import Choices, Range
 from widen.methods import METHODS, Method
 from widen.methods.definition import Parameter

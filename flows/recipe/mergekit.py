@@ -7,7 +7,7 @@ this project does not is told apart from what nobody has.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flows.faults import Fault, Where, listed, show, unknown
+from flows.recipe.faults import Fault, Where, listed, show, unknown
 from widen.methods import METHODS
 from widen.settings import WIDEN
 
@@ -103,7 +103,7 @@ def _everywhere(section: Mapping[str, Any], change: Callable[[Mapping[str, Any]]
 
 
 def _drop_without_effect(clean: dict[str, Any]) -> None:
-    """Take out the parameters that change nothing; `recipe_methods` looks at the rest."""
+    """Take out the parameters that change nothing; `methods` looks at the rest."""
     method = clean.get("merge_method")
 
     def effective(owner: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from flows.faults import Fault, Where, dotted, refusal, show
-from flows.secrets import leaks
+from flows.recipe.faults import Fault, Where, dotted, refusal, show
+from flows.recipe.secrets import leaks
 from widen.errors import RecipeError
 
 MAX_BYTES = 128 * 1024

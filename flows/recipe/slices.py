@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from flows.faults import Fault, Where, listed
-from flows.recipe_models import name_of
-from flows.recipe_schema import Merge, Module, Slice, SliceSource
+from flows.recipe.faults import Fault, Where, listed
+from flows.recipe.models import name_of
+from flows.recipe.schema import Merge, Module, Slice, SliceSource
 
 KINDS = ("models", "slices", "modules")
 Placed = tuple[Where, Slice]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, with_config
 
-from flows.recipe_values import number, some, whole
+from flows.recipe.values import number, some, whole
 
 SELECTION = 0.5
 TRIALS = 20
@@ -31,7 +31,7 @@ InsideShare = Annotated[float, number("a number above 0 and below 1", lambda val
 @with_config(extra="forbid")
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `widen compare` tries. `recipe_search` says what may stand under `search`, by method and parameter.
+    """What `widen compare` tries. `search` says what may stand under `search`, by method and parameter.
 
     `methods` None: all that fit. `trials` is for each method that has a search; None where none is asked for, or
     TRIALS with a `search`. `selection` is the share of every task's documents that choose; the others judge the winner.

@@ -10,11 +10,12 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, with_config
 
-from flows.evaluation_values import BatchSize, Scalars, Template
-from flows.faults import Fault, Where, describe, unknown
-from flows.recipe_compare import Comparison
-from flows.recipe_gates import Gates
-from flows.recipe_values import (
+from flows.recipe.comparison import Comparison
+from flows.recipe.evaluation_values import BatchSize, Scalars, Template
+from flows.recipe.faults import Fault, Where, describe, unknown
+from flows.recipe.gates import Gates
+from flows.recipe.secrets import ADVICE, is_secret_key
+from flows.recipe.values import (
     ALL_MODELS,
     Bands,
     DirectionChange,
@@ -27,7 +28,6 @@ from flows.recipe_values import (
     some,
     whole,
 )
-from flows.secrets import ADVICE, is_secret_key
 from widen.methods import METHODS
 
 
@@ -98,7 +98,7 @@ class Module:
 @with_config(extra="forbid")
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """A mergekit configuration, as far as it is supported; `recipe_methods` says what the method's parameters are."""
+    """A mergekit configuration, as far as it is supported; `methods` says what the method's parameters are."""
 
     merge_method: Annotated[str, choice(*METHODS)]
     models: Annotated[tuple[Model, ...], AfterValidator(some)] = ()

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from flows.faults import Fault, Where, unknown
-from flows.recipe_schema import Merge
+from flows.recipe.faults import Fault, Where, unknown
+from flows.recipe.schema import Merge
 from widen.vocabulary import chat_templates
 from widen.vocabulary.request import BASE, UNION, TokenizerRequest, mistakes
 

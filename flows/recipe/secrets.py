@@ -2,7 +2,7 @@
 
 import re
 
-from flows.faults import Fault
+from flows.recipe.faults import Fault
 
 ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/@'\"]+)@")
 TOKEN = re.compile(
