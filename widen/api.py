@@ -101,7 +101,7 @@ def inspect(
     """
     files = DigestCache(resources.kept("digests")) if file_digests else None
     with (
-        planned((base, *models), settings, allow_config, resources) as (plan, problems),
+        planned((base, *models), settings, allow_config, resources, progress) as (plan, problems),
         open_engine(resources, progress, Profile()) as engine,
     ):
         engine.contents.watch((*plan.inputs, *plan.checkpoints))
@@ -141,7 +141,7 @@ def merge(
     recipe = recipe or _recipe_of((base, *models), settings)
     previous = require_own_output(out, recipe, any_settings)
     files = DigestCache(resources.kept("digests")) if file_digests else None
-    with planned((base, *models), settings, allow_config, resources) as (plan, problems):
+    with planned((base, *models), settings, allow_config, resources, progress) as (plan, problems):
         refuse(problems)
         with open_engine(resources, progress, profile or Profile()) as engine:
             return _merge_plan(plan, engine, out, recipe, files, previous)
@@ -275,10 +275,15 @@ def _is_intact(previous: Manifest, out: Path, engine: Engine) -> bool:
 
 
 def planned(
-    sources: Sequence[Folder | Checkpoint], settings: Settings, allow_config: Sequence[str], resources: Resources
+    sources: Sequence[Folder | Checkpoint],
+    settings: Settings,
+    allow_config: Sequence[str],
+    resources: Resources,
+    progress: Progress = silent,
 ) -> AbstractContextManager[tuple[MergePlan, list[Problem]]]:
     """`arranged`, with what it computes kept where `resources` say."""
-    return arranged(sources, settings, allow_config, resources.kept("overlays"), resources.kept("architectures"))
+    overlays, architectures = resources.kept("overlays"), resources.kept("architectures")
+    return arranged(sources, settings, allow_config, overlays, architectures, progress)
 
 
 def _recipe_of(sources: Sequence[Folder | Checkpoint], settings: Settings) -> Recipe:

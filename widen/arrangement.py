@@ -9,6 +9,7 @@ from widen.checkpoint import Checkpoint
 from widen.checks import Problem, structure_problems
 from widen.overlay import Overlays, open_overlays
 from widen.plan import MergePlan, make_plan
+from widen.progress import Progress, silent
 from widen.settings import Settings
 from widen.vocabulary.aligned import aligned
 
@@ -22,6 +23,7 @@ def arranged(
     allow_config: Sequence[str] = (),
     overlays: Path | None = None,
     architectures: Path | None = None,
+    progress: Progress = silent,
 ) -> Iterator[tuple[MergePlan, list[Problem]]]:
     """The plan of a merge of `sources`, the base first, and why it would be refused; good for the length of the block.
 
@@ -29,7 +31,7 @@ def arranged(
     InputsRefused, RecipeError and EnvironmentFault as `widen.merge` does.
     """
     inputs = [source if isinstance(source, Checkpoint) else Checkpoint.open(source) for source in sources]
-    with open_overlays(overlays) as made:
+    with open_overlays(overlays, progress) as made:
         base, *models = participants(inputs, settings, made, architectures)
         plan = make_plan(base, models, settings, architectures)
         is_aligned = settings.tokenizer is not None

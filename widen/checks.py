@@ -9,7 +9,7 @@ from widen.architecture import full_config
 from widen.checkpoint import CONFIG_FILE, Checkpoint
 from widen.errors import InputsRefused
 from widen.slices import Placed
-from widen.stacked_config import layer_keys
+from widen.stacked_config import without_layers
 from widen.tokenizer import tokenizer_identity
 
 # Keys that neither change what a tensor means nor what the network computes from it at inference.
@@ -62,9 +62,8 @@ def structure_problems(
     """
     problems: list[Problem] = []
     for model in models:
-        free = layer_keys(base.config) | layer_keys(model.config) if stacked else frozenset[str]()
         problems += [] if stacked else _tensor_problems(base, model, tied)
-        problems += _config_problems(base, model, {*allow_config, *free}, cache)
+        problems += _config_problems(base, model, allow_config, cache, bool(stacked))
         problems += [] if is_aligned else _tokenizer_problems(base, model)
     return [*problems, *(problem for one in stacked for problem in _stacked_problems(one))]
 
@@ -72,6 +71,12 @@ def structure_problems(
 def _stacked_problems(placed: Placed) -> Iterator[Problem]:
     """What the sides of one tensor lack, against the first of them that has it."""
     held = [side for side in placed.sides if side.name in side.checkpoint.tensors]
+    if not held:
+        base, remedy = placed.sides[0], "take the last slice from a model that has it"
+        yield Problem(
+            base.checkpoint.name, placed.name, "missing tensor", "one, as the first model has", "none", remedy
+        )
+        return
     for side in placed.sides:
         if side not in held:
             expected, remedy = f"a tensor as {held[0].name} of {held[0].checkpoint.name}", "take layers of one kind"
@@ -98,12 +103,14 @@ def _tensor_problems(base: Checkpoint, model: Checkpoint, tied: frozenset[str]) 
 
 
 def _config_problems(
-    base: Checkpoint, model: Checkpoint, allowed: Collection[str], cache: Path | None
+    base: Checkpoint, model: Checkpoint, allowed: Collection[str], cache: Path | None, is_stacked: bool
 ) -> Iterator[Problem]:
     free = FREE_CONFIG_KEYS | set(allowed)
     if _without(base.config, free) == _without(model.config, free):
         return
     ours, theirs = full_config(base, cache), full_config(model, cache)
+    if is_stacked:
+        ours, theirs = without_layers(ours), without_layers(theirs)
     for key in sorted((ours.keys() | theirs.keys()) - free):
         if ours.get(key) != theirs.get(key):
             remedy = f"merge models of one architecture, or list {key} under validate.allow_config if it is harmless"

@@ -65,7 +65,7 @@ def influence(
     is measured. Tensors without elements are left out. Raises InputsRefused as `merge` does, for structure and for what
     is not finite.
     """
-    with planned((base, *models), settings, allow_config, resources) as (plan, problems):
+    with planned((base, *models), settings, allow_config, resources, progress) as (plan, problems):
         refuse(problems)
         return _influence(plan, resources, progress) if settings.method == WIDEN else ()
 

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from widen.checkpoint import TensorEntry
 from widen.contents import Contents
 from widen.digests import hash_file
 from widen.dtypes import BY_SAFETENSORS_NAME
+from widen.progress import Advance, Progress, silent
 from widen.shards import ShardFile, Slot, header_of
 from widen.staging import disk_faults, require_space, scratch_folder, write_synced
 
@@ -29,11 +31,11 @@ SUFFIX = ".safetensors"
 class Overlays:
     """A folder of computed tensors, each file named by a digest of what it is a function of.
 
-    contents: digests of input tensors, for such a key.
+    contents: digests of input tensors, for such a key. progress: hears of what is computed.
     """
 
-    def __init__(self, folder: Path, contents: Contents) -> None:
-        self._folder, self.contents = folder, contents
+    def __init__(self, folder: Path, contents: Contents, progress: Progress = silent) -> None:
+        self._folder, self.contents, self._progress = folder, contents, progress
 
     def entries(self, key: str, slots: Sequence[Slot], fill: Callable[[str], Pieces]) -> dict[str, TensorEntry]:
         """Where the tensors of `slots` lie, by name; they are computed by `fill` unless a file of that key is there.
@@ -42,28 +44,46 @@ class Overlays:
         EnvironmentFault when they cannot be written; a file is there whole or not at all, a damaged one is made anew.
         """
         path = self._folder.resolve() / f"{key}{SUFFIX}"
-        if not _is_whole(path):
-            with disk_faults(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                require_space(self._folder, sum(slot.size for slot in slots))
-                _write(path, slots, fill)
-        os.utime(_witness(path))  # the cache is trimmed by the last use
+        with disk_faults(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # One at a time: a second that replaced the file would pull it from under the first one's merge.
+            with FileLock(self._folder / f".{key}.lock"):
+                if not _is_whole(path):
+                    require_space(self._folder, sum(slot.size for slot in slots))
+                    self._write(path, slots, fill)
+                os.utime(_witness(path))  # the cache is trimmed by the last use
         return dict(_entries(path, len(header_of(slots)), slots))
+
+    def _write(self, path: Path, slots: Sequence[Slot], fill: Callable[[str], Pieces]) -> None:
+        with scratch_folder(path.parent, f".{path.stem}.") as scratch:
+            file = ShardFile(scratch / path.name, slots)
+            try:
+                with self._progress.stage("compute inputs", sum(slot.size for slot in slots)) as advance:
+                    for slot in slots:
+                        _put(file, slot, fill(slot.name), advance)
+                file.sync()
+            finally:
+                file.close()
+            # The key names the bytes that were there before: only what was computed from them may bear it.
+            self.contents.require_unchanged()
+            write_synced(scratch / _witness(path).name, hash_file(scratch / path.name).sha256.encode())
+            (scratch / path.name).replace(path)
+            (scratch / _witness(path).name).replace(_witness(path))
 
 
 @contextmanager
-def open_overlays(folder: Path | None) -> Iterator[Overlays]:
+def open_overlays(folder: Path | None, progress: Progress = silent) -> Iterator[Overlays]:
     """Overlays in `folder`, part of a cache, or for the length of the block in a temporary one."""
     if folder is not None:
         contents = Contents(folder.parent / "contents")
         try:
-            yield Overlays(folder, contents)
+            yield Overlays(folder, contents, progress)
         finally:
             contents.save()
         return
     scratch = Path(tempfile.mkdtemp(prefix="widen-overlays-"))
     try:
-        yield Overlays(scratch, Contents())
+        yield Overlays(scratch, Contents(), progress)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -80,25 +100,12 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _write(path: Path, slots: Sequence[Slot], fill: Callable[[str], Pieces]) -> None:
-    with scratch_folder(path.parent, f".{path.stem}.") as scratch:
-        file = ShardFile(scratch / path.name, slots)
-        try:
-            for slot in slots:
-                _put(file, slot, fill(slot.name))
-            file.sync()
-        finally:
-            file.close()
-        write_synced(scratch / _witness(path).name, hash_file(scratch / path.name).sha256.encode())
-        (scratch / path.name).replace(path)
-        (scratch / _witness(path).name).replace(_witness(path))
-
-
-def _put(file: ShardFile, slot: Slot, pieces: Pieces) -> None:
+def _put(file: ShardFile, slot: Slot, pieces: Pieces, advance: Advance) -> None:
     place = 0
     for piece in pieces:
         file.write(slot.name, place, piece)
         place += piece.nbytes
+        advance(piece.nbytes)
     assert place == slot.size, f"{slot.name}: {place} bytes for {slot.size}"
 
 

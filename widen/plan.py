@@ -81,14 +81,10 @@ class MergePlan:
         found = {str(one.folder): one for checkpoint in self.checkpoints for one in checkpoint.inputs}
         return tuple(found.values())
 
-    @property
+    @cached_property
     def is_direct(self) -> bool:
-        """Whether every tensor is merged from those of its own name, as they lie in the inputs."""
-        return (
-            not self.settings.slices
-            and self.inputs == self.checkpoints
-            and all(side.name == one.name for one in self.tensors for side in one.sides)
-        )
+        """Whether every tensor is merged from those of its own name in all inputs, as they lie there."""
+        return not self.settings.slices and self.inputs == self.checkpoints
 
     @property
     def out_bytes(self) -> int:

@@ -8,6 +8,7 @@ before the layers (an embedding), else from those of the last.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from widen.architecture import Architecture
@@ -48,6 +49,8 @@ class Slice:
         """From its JSON value, as `Settings.slices` has it. Raises RecipeError for what is none."""
         try:
             sources = tuple(_source(**one) for one in content["sources"])
+            if not sources:
+                raise ValueError("no source")
             rest = {key: content[key] for key in content.keys() - {"sources"}}
             return cls(sources, **rest)
         except (KeyError, TypeError, ValueError) as error:
@@ -57,6 +60,8 @@ class Slice:
 def _source(
     model: str, layers: Sequence[int] | None = None, parameters: Mapping[str, Setting] | None = None
 ) -> SliceSource:
+    if layers is not None and not all(type(one) is int for one in layers):
+        raise ValueError("layers are whole numbers")
     first, last = layers if layers is not None else (0, None)
     return SliceSource(model, first, last, parameters or {})
 
@@ -105,8 +110,7 @@ class Stacking:
                 if one.module == module:
                     yield from self._layers(number, one, stack.prefix, done)
                     done += len(self._ranges(number, one)[0])
-        prefixes = tuple(stack.prefix for stack in stacks.values())
-        yield from self._outside(architecture, prefixes)
+        yield from self._outside(architecture, {stack.prefix: module for module, stack in stacks.items()})
 
     def _stack(self, module: str) -> Stack:
         own = [(number, one) for number, one in enumerate(self.slices) if one.module == module]
@@ -130,16 +134,23 @@ class Stacking:
                 sides = tuple(Side(checkpoint, start + rest) for checkpoint, start in layers)
                 yield self._placed(f"{prefix}{done + offset}.{rest}", sides, order, one, place)
 
-    def _outside(self, architecture: Architecture, prefixes: tuple[str, ...]) -> Iterator[Placed]:
+    def _outside(self, architecture: Architecture, modules: Mapping[str, str]) -> Iterator[Placed]:
+        """What no stack of `modules`, by prefix, numbers."""
         base = self.checkpoints[0]
         for name in base.tensors:
-            if name.startswith(prefixes) and _NUMBERED.match(name):
+            if (name.startswith(tuple(modules)) and _NUMBERED.match(name)) or architecture.is_tied(name):
                 continue
-            if not architecture.is_tied(name):
-                number = 0 if _is_before_layers(name, base, architecture) else len(self.slices) - 1
-                one, order = self.slices[number], self._order(number, self.slices[number])
-                sides = tuple(Side(self._named(source.model), name) for source in order)
-                yield self._placed(name, sides, order, one, NO_LAYER)
+            mates = self._mates(name, modules)
+            number = mates[0 if _is_before_layers(name, base, architecture) else -1]
+            one, order = self.slices[number], self._order(number, self.slices[number])
+            sides = tuple(Side(self._named(source.model), name) for source in order)
+            yield self._placed(name, sides, order, one, NO_LAYER)
+
+    def _mates(self, name: str, modules: Mapping[str, str]) -> list[int]:
+        """The slices that a tensor outside the layers goes by: those of the stack that it stands beside, else all."""
+        beside = next((module for prefix, module in modules.items() if name.startswith(_parent(prefix))), None)
+        own = [number for number, one in enumerate(self.slices) if len(modules) > 1 and one.module == beside]
+        return own or list(range(len(self.slices)))
 
     def _placed(
         self, name: str, sides: tuple[Side, ...], order: Sequence[SliceSource], one: Slice, place: float
@@ -187,14 +198,19 @@ class Stacking:
         return found
 
 
-def _stacks(checkpoint: Checkpoint) -> list[tuple[str, int]]:
+def _stacks(checkpoint: Checkpoint) -> Sequence[tuple[str, int]]:
     """The prefix and depth of what a checkpoint numbers, in order of name."""
+    return _numbered(tuple(checkpoint.tensors))
+
+
+@lru_cache(maxsize=64)
+def _numbered(names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     depths: dict[str, int] = {}
-    for name in checkpoint.tensors:
+    for name in names:
         if numbered := _NUMBERED.match(name):
             prefix, number = numbered.group(1), int(numbered.group(2))
             depths[prefix] = max(depths.get(prefix, 0), number + 1)
-    return sorted(depths.items())
+    return tuple(sorted(depths.items()))
 
 
 def _stack_of(checkpoint: Checkpoint, module: str) -> tuple[str, int]:
@@ -211,5 +227,13 @@ def _stack_of(checkpoint: Checkpoint, module: str) -> tuple[str, int]:
     return found[0]
 
 
+def _parent(prefix: str) -> str:
+    """`model.encoder.` of `model.encoder.layers.`."""
+    return prefix.removesuffix(".").rpartition(".")[0] + "."
+
+
 def _is_before_layers(name: str, checkpoint: Checkpoint, architecture: Architecture) -> bool:
-    return "embed" in name or architecture.kind_of(name, checkpoint.tensors[name].shape) == "embedding"
+    """Embeddings and what stands with them; GPT-NeoX's `embed_out` is a head."""
+    if architecture.kind_of(name, checkpoint.tensors[name].shape) == "embedding":
+        return True
+    return "embed" in name and "embed_out" not in name

@@ -12,6 +12,8 @@ DEPTHS = (
     "num_hidden_layers", "num_layers",
 )  # fmt: skip
 """The keys of configurations that hold a number of layers."""
+TOWERS = {"vision": ("vision", "visual"), "audio": ("audio", "speech")}
+"""What in a model is no language model, by what its tensors and its section are called."""
 
 
 def stacked_config(config: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[str, Any]:
@@ -21,8 +23,8 @@ def stacked_config(config: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[s
     """
     made = dict(config)
     for stack in stacks:
-        depths = _depth_keys(made, stack)
-        for path in [(), *((key,) for key, value in made.items() if _is_nested(key, value))]:
+        depths: dict[str, Any] = {}
+        for path in _sections(made, stack):
             part = dict(_at(made, path))
             depths |= {key: part[key] for key in _depth_keys(part, stack)}
             part |= dict.fromkeys(_depth_keys(part, stack), len(stack.layers)) | _lists(part, stack, path)
@@ -35,9 +37,22 @@ def stacked_config(config: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[s
     return made
 
 
-def layer_keys(config: Mapping[str, Any]) -> frozenset[str]:
-    """The keys whose values go by layer, so that models of different depth may differ in them."""
-    return frozenset(key for key in config if key in DEPTHS or _goes_by_layer(key, config[key]))
+def without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what goes by layer, in which models of different depth may differ."""
+    return {
+        key: without_layers(value) if _is_nested(key, value) else value
+        for key, value in config.items()
+        if key not in DEPTHS and not _goes_by_layer(key, value)
+    }
+
+
+def _sections(config: Mapping[str, Any], stack: Stack) -> list[tuple[str, ...]]:
+    """Where a configuration speaks of a stack: in its tower's section, else at the top and in sections of no tower."""
+    tower = next((name for name, signs in TOWERS.items() if any(sign in stack.prefix for sign in signs)), None)
+    nested = [key for key, value in config.items() if _is_nested(key, value)]
+    of_towers = {key: name for key in nested for name, signs in TOWERS.items() if any(sign in key for sign in signs)}
+    own: list[tuple[str, ...]] = [(key,) for key in nested if of_towers.get(key) == tower]
+    return own if tower and own else [(), *own]
 
 
 def _is_nested(key: str, value: Any) -> bool:
@@ -65,7 +80,14 @@ def _depth_keys(part: Mapping[str, Any], stack: Stack) -> dict[str, Any]:
 
 
 def _lists(part: Mapping[str, Any], stack: Stack, path: tuple[str, ...]) -> dict[str, list[Any]]:
-    keys = [key for key, value in part.items() if _goes_by_layer(key, value) and len(value) == stack.depth_before]
+    listed = [key for key, value in part.items() if _goes_by_layer(key, value) and value]
+    keys = [key for key in listed if len(part[key]) == stack.depth_before]
+    numbers = [key for key in listed if key not in keys and all(type(one) is int for one in part[key])]
+    if numbers and [layer for _, layer in stack.layers] != list(range(stack.depth_before)):
+        raise RecipeError(
+            f"config.json `{numbers[0]}` names layers by their numbers, {part[numbers[0]]}, which are others when "
+            "layers are stacked anew; such a model cannot be sliced"
+        )
     return {key: [_of_layer(_at(one.config, path), key, one, layer) for one, layer in stack.layers] for key in keys}
 
 

@@ -142,6 +142,7 @@ def test_mergekit_gets_the_models_that_its_method_takes(method: str) -> None:
         "linear": ["base", "tuned", "pretrained"],
         "karcher": ["base", "tuned", "pretrained"],
         "slerp": ["base", "tuned"],
+        "passthrough": ["tuned"],
     }.get(method, ["tuned", "pretrained"])  # fmt: skip
-    assert content.get("base_model") == (None if method in ("linear", "karcher") else "base")
+    assert content.get("base_model") == (None if method in ("linear", "karcher", "passthrough") else "base")
     assert content["dtype"] == "bfloat16"

@@ -94,7 +94,7 @@ FAULTS = {
     "tokenizer: {source: union}\ntokenizer_source: union": "5: tokenizer_source: `tokenizer` has a `source` of its own",
     "tokenizer:\n  tokens:\n    <p>:\n      source: {kind: zeros}": "7: tokenizer.tokens.<p>.source.kind: expected one",
     "tokenizer:\n  tokens:\n    <pad>: {source: ../cat}": "6: tokenizer.tokens.<pad>.source: unknown model `../cat`",
-    "tokenizer: {tokens: {a: {source: {model: ../chat, lora: x}}}}": "mergekit's `lora` is not supported",
+    "tokenizer: {tokens: {a: {source: {model: ../chat, lora: x}}}}": "4: tokenizer.tokens.a.source: unknown model `../chat+x`",
     "tokenizer: {pad_to_multiple_of: -1}": "4: tokenizer.pad_to_multiple_of: expected a whole number from 1",
     "chat_template: chatlm": "4: chat_template: unknown template `chatlm`; the nearest known is `chatml`",
     "chat_template: '{% if %}'": "4: chat_template: expected a Jinja text, found one that does not compile",

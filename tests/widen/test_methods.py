@@ -57,8 +57,9 @@ CASES: dict[str, tuple[str, int, dict[str, Any], list[dict[str, Any]]]] = {
     "della, alike": ("della", 2, {"weight": 0.5, "density": 0.4, "epsilon": 0.0}, []),
     "della linear": ("della_linear", 3, {"weight": 0.5, "density": 0.6, "epsilon": 0.1, "rescale": False}, []),
     "dare ties": ("dare_ties", 3, {"weight": 0.5, "density": 0.5, "normalize": True}, []),
+    "passthrough": ("passthrough", 0, {"scale": 0.3}, []),
 }  # fmt: skip
-FROM_ZERO = ("linear", "slerp", "nuslerp", "multislerp", "karcher")
+FROM_ZERO = ("passthrough", "linear", "slerp", "nuslerp", "multislerp", "karcher")
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 import widen
 from tests.build import LLAMA, changed, llama_weights, write_checkpoint
-from widen.checkpoint import Checkpoint
+from widen.architecture import Architecture
+from widen.checkpoint import Checkpoint, TensorEntry
+from widen.dtypes import BF16
 from widen.errors import InputsRefused, RecipeError
 from widen.settings import Settings
-from widen.slices import Stack
+from widen.slices import Slice, Stack, Stacking
 from widen.stacked_config import stacked_config
 
 DEEP = LLAMA | {"num_hidden_layers": 4}
@@ -228,3 +230,63 @@ def test_configurations_of_stacks() -> None:
     assert stacked_config(t5, [decoder]) == {"num_layers": 2, "num_decoder_layers": 1}
     with pytest.raises(RecipeError, match=r"no key of config\.json says that h has 2 layers"):
         stacked_config({}, [Stack("h.", 2, ((one, 0),))])
+
+
+def test_a_tower_s_section_is_its_own() -> None:
+    """A language model's depth is not its eyes', though the numbers are equal."""
+    both = {"text_config": {"num_hidden_layers": 2}, "vision_config": {"num_hidden_layers": 2}}
+    one = checkpoint_of(both)
+    text = stacked_config(both, [Stack("language_model.model.layers.", 2, ((one, 0),))])
+    assert [text[key]["num_hidden_layers"] for key in both] == [1, 2]
+    vision = stacked_config(both, [Stack("vision_tower.encoder.layers.", 2, ((one, 0),))])
+    assert [vision[key]["num_hidden_layers"] for key in both] == [2, 1]
+
+
+def test_layers_named_by_number_in_a_configuration_are_not_moved() -> None:
+    config = {"num_hidden_layers": 4, "mlp_only_layers": [3]}
+    same = Stack("model.layers.", 4, tuple((checkpoint_of(config), layer) for layer in range(4)))
+    assert stacked_config(config, [same]) == config
+    with pytest.raises(RecipeError, match="`mlp_only_layers` names layers by their numbers"):
+        stacked_config(config, [Stack("model.layers.", 4, ((checkpoint_of(config), 3),))])
+
+
+def stacking(names: list[str], slices: list[dict[str, Any]], kinds: dict[str, Any]) -> dict[str, str]:
+    """Whose tensor each one outside the layers is, of models a and b that have `names`."""
+    entry = TensorEntry("x", "f", 0, 8, BF16, (2, 2))
+    models = tuple(Checkpoint(name, Path(name), {}, dict.fromkeys(sorted(names), entry), ()) for name in "ab")
+    found = Stacking(tuple(Slice.of(one) for one in slices), models, origin=False)
+    placed = found.tensors(Architecture(kinds, frozenset(), ""))
+    return {one.name: one.sides[0].checkpoint.name for one in placed}
+
+
+def test_what_stands_outside_the_layers_goes_by_its_own_module() -> None:
+    names = ["encoder.layers.0.w", "decoder.layers.0.w", "encoder.layer_norm.w", "decoder.embed_positions.w",
+             "decoder.layernorm_embedding.w", "shared.w", "head.w"]  # fmt: skip
+    slices = [
+        {"module": side, "sources": [source(model, 0, 1)]} for side, model in (("encoder", "a"), ("decoder", "b"))
+    ]
+    assert stacking(names, slices, {"shared.w": "embedding"}) == {
+        "encoder.layers.0.w": "a", "decoder.layers.0.w": "b", "encoder.layer_norm.w": "a",
+        "decoder.embed_positions.w": "b", "decoder.layernorm_embedding.w": "b", "shared.w": "a", "head.w": "b",
+    }  # fmt: skip
+
+
+def test_a_head_called_embed_out_is_a_head() -> None:
+    names = ["gpt_neox.layers.0.w", "gpt_neox.layers.1.w", "gpt_neox.embed_in.weight", "embed_out.weight"]
+    slices = [{"sources": [source("a", 0, 1)]}, {"sources": [source("b", 1, 2)]}]
+    found = stacking(names, slices, {"gpt_neox.embed_in.weight": "embedding"})
+    assert (found["gpt_neox.embed_in.weight"], found["embed_out.weight"]) == ("a", "b")
+
+
+def test_a_last_slice_from_a_model_without_a_head(tmp_path: Path, models: dict[str, dict[str, torch.Tensor]]) -> None:
+    bare = {name: one for name, one in models["b"].items() if name != "lm_head.weight"}
+    write_checkpoint(tmp_path / "h", bare, DEEP)
+    slices = [{"sources": [source("a", 0, 2)]}, {"sources": [source("h", 2, 4)]}]
+    with pytest.raises(InputsRefused, match=r"h: lm_head\.weight: missing tensor"):
+        merged(tmp_path, "ah", Settings("passthrough", origin=False, slices=slices))
+
+
+@pytest.mark.parametrize("content", [{"sources": []}, {"sources": [{"model": "a", "layers": [0.5, 1]}]}, {}])
+def test_a_slice_that_is_none(content: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="a slice needs `sources`"):
+        Settings("passthrough", origin=False, slices=[content])

@@ -195,7 +195,7 @@ class Adapted:
 
     def _target(self, name: str, stored: str) -> str:
         for candidate in spellings(name, self.architecture.prefix):
-            if candidate in self.base.tensors:
+            if candidate in self.base.tensors and not self.architecture.is_tied(candidate):
                 return candidate
         tied = "; the model takes it from another tensor (tied weights)" if self.architecture.is_tied(name) else ""
         raise self._refusal(stored, name, f"is not there{tied}. Expected an adapter of this very architecture")

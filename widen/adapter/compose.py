@@ -64,7 +64,6 @@ def _with(
         return (piece.view(np.uint32) for piece in adapted.pieces(tensor))
 
     written = overlays.entries(digest_of(_depends(adapted, overlays)), slots, fill) if slots else {}
-    overlays.contents.require_unchanged()
     view = model.view({**model.tensors, **adapted.saved, **written})
     return replace(view, name=name, made_of=(*model.inputs, adapter))
 

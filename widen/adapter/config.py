@@ -29,7 +29,7 @@ ADVICE = {
     "target_parameters": "it adapts parameters that are no matrices of their own, such as fused experts",
     "ensure_weight_tying": "it adapts tied weights together",
 }
-LONGEST_PATTERN, MOST_QUANTIFIERS = 200, 4
+LONGEST_PATTERN, MOST_QUANTIFIERS = 200, 2
 
 
 @dataclass(frozen=True)

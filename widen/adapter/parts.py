@@ -8,6 +8,8 @@ from widen.checkpoint import Checkpoint
 from widen.errors import InputsRefused
 
 PREFIX = "base_model.model."
+LONGEST_NAME = 300
+"""Characters: patterns are matched against names, and no model has longer ones."""
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B|"
     r"lora_magnitude_vector(?:\.weight)?)"
@@ -42,6 +44,8 @@ class Parts:
         for stored in adapter.tensors:
             name = stored.removeprefix(PREFIX)
             found = _PART.fullmatch(name)
+            if len(name) > LONGEST_NAME:
+                raise InputsRefused(f"{adapter.name}: tensor {stored[:60]}... has a name of {len(stored)} characters")
             if name == stored or (not found and ("lora_" in name or "token_adapter" in name)):
                 raise InputsRefused(f"{adapter.name}: tensor {stored} is no part of a LoRA adapter as PEFT stores one")
             if found:

@@ -149,11 +149,10 @@ def _kind(name: Any, tensor: Any) -> str:
 
 def _write(request: Mapping[str, Any]) -> int:
     """Write the asked tensors of one file as safetensors, contiguous, in pieces; returns the bytes written."""
+    _limit_memory(request["file"])
     content = _load(request["file"])
     held = {one["name"]: Slot(one["name"], one["dtype"], one["shape"]) for one in _listed(content)}
     slots = [held[name] for name in request["names"]]
-    # Wider types first, as the safetensors library lays them out, so that each is aligned.
-    slots.sort(key=lambda slot: (slot.dtype != "F32", slot.name))
     resource.setrlimit(resource.RLIMIT_FSIZE, (request["size"], resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     shard = ShardFile(Path(request["out"]), slots)
     try:

@@ -150,6 +150,8 @@ def _write(
         out: [Slot(one["name"], one["dtype"], one["shape"]) for one in listings[file] if one["name"] not in dropped]
         for file, out in zip(pickles.files, pickles.written, strict=True)
     }
+    for part in slots.values():  # wider types first, as the safetensors library lays them out, so that each is aligned
+        part.sort(key=lambda slot: (slot.dtype != "F32", slot.name))
     sizes = {out: sum(slot.size for slot in part) for out, part in slots.items()}
     held = sum((pickles.folder / file).stat().st_size for file in pickles.files)
     if sum(sizes.values()) > GROWTH * held:

@@ -24,7 +24,6 @@ ZERO_ROW, OWN_MEAN, MEAN_OF_ROWS = -1, -2, -3
 """What fills a row where no row is copied: nothing, the mean of the model's own rows, the mean of several models'."""
 Row = tuple[int, int]
 """A checkpoint and a row of it; or ZERO_ROW and OWN_MEAN with 0, MEAN_OF_ROWS with an index into `Alignment.means`."""
-LARGEST_ID = (1 << 31) - 1
 
 
 @dataclass(frozen=True, eq=False)

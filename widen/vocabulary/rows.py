@@ -62,6 +62,7 @@ class _Source:
         shape = checkpoints[index].tensors[name].shape
         self.width = prod(shape[alignment.tensors[index].axes[name] + 1 :])
         self._own_mean: Bits | None = None
+        self._held: dict[int, Bits] = {}
 
     def block(self, rows: slice) -> Bits:
         """Rows of the aligned tensor."""
@@ -80,6 +81,11 @@ class _Source:
 
     def _stored(self, donor: int) -> Bits:
         """All rows of a checkpoint's tensor as they lie in its file, (rows, elements of a row)."""
+        if donor not in self._held:  # an unaligned file would be copied each time
+            self._held[donor] = self._rows_of(donor)
+        return self._held[donor]
+
+    def _rows_of(self, donor: int) -> Bits:
         checkpoint, tensors = self.checkpoints[donor], self.alignment.tensors[donor]
         entry = checkpoint.tensors.get(self.name)
         if entry is None or self.name not in tensors.axes or entry.elements != tensors.rows * self.width:

@@ -60,7 +60,8 @@ def _axes(checkpoint: Checkpoint, told: Mapping[str, Any], architecture: Archite
     missing = []
     for parameter, axis in told["axes"].items():
         found = [name for name in spellings(parameter, prefix) if name in checkpoint.tensors]
-        axes |= dict.fromkeys(found[:1], axis)
+        # A head that only repeats the embedding is not merged, stored or not.
+        axes |= {name: axis for name in found[:1] if not architecture.is_tied(name)}
         missing += [] if found else [(parameter, axis)]
     others = [name for name, one in checkpoint.tensors.items() if name not in known | axes.keys() and rows in one.shape]
     for parameter, axis in missing:
