@@ -1,12 +1,13 @@
 """A registered merge made again, asked step by step: its recipe, its inputs, the merge. For `verify` and `restore`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.recipe import Recipe, load_recipe
 from widen.errors import RecipeError, WidenError
+from widen.vocabulary.request import BASE, TokenizerRequest
 
 if TYPE_CHECKING:
     from registry.audit import Record
@@ -99,7 +100,9 @@ def _check_recipe(lineage: "Lineage", manifest: "Manifest", scratch: Path, read:
         recipe = load_recipe(path)
     except WidenError as error:
         raise NotVerified(f"the recorded recipe cannot be read: {error}") from error
-    asked, settings = recipe.settings, manifest.settings
+    settings = manifest.settings
+    recipe = _as_merged(recipe, settings)
+    asked = recipe.settings
     facts = {
         "digest": (lineage.recipe_digest, recipe.merge_digest),
         "inputs": ([entry.name for entry in lineage.inputs], list(recipe.inputs)),
@@ -112,6 +115,13 @@ def _check_recipe(lineage: "Lineage", manifest: "Manifest", scratch: Path, read:
             raise NotVerified(f"{what}: expected {expected}, found {found}")
     read.append(recipe)
     return "asks for this merge: " + ", ".join([asked.method, *(f"{key} {asked.shared[key]}" for key in asked.shared)])
+
+
+def _as_merged(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe as the engine read it that made `settings`: `tokenizer_source: base` asked nothing of the oldest."""
+    if recipe.merge.tokenizer == TokenizerRequest(BASE).content and "tokenizer" not in settings:
+        return replace(recipe, merge=replace(recipe.merge, tokenizer=None))
+    return recipe
 
 
 def _of_tensors(settings: Mapping[str, Any]) -> dict[str, Any]:

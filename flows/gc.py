@@ -150,7 +150,7 @@ def _leftovers(place: "Registry", workspace: Path, days: float) -> "Iterable[Lef
 
 
 def _scored(place: "Registry", workspace: Path) -> frozenset[str] | None:
-    """The digests of models whose scores may be asked for again: registered, or measured or merged by a run.
+    """The digests of models whose scores may be asked for again: registered, or measured, merged or scored by a run.
 
     None, and told, where that cannot be known.
     """
@@ -161,7 +161,8 @@ def _scored(place: "Registry", workspace: Path) -> frozenset[str] | None:
         found = set(known_digests(place))
         for path in workspace.glob("runs/*/measurements.json"):
             found |= {str(one["digest"]) for one in json.loads(path.read_bytes())["inputs"]}
-        for path in workspace.glob("merged/*/widen-manifest.json"):
+        # A model with an adapter on it is no input and no merge: only its scores name it.
+        for path in (*workspace.glob("merged/*/widen-manifest.json"), *workspace.glob("runs/*/scorecards/*.json")):
             found.add(str(json.loads(path.read_bytes())["digest"]))
     except (RegistryError, OSError, ValueError, KeyError, TypeError) as error:
         print(f"  left    scorecards, of which it is not known whose are still asked for: {error}")

@@ -93,11 +93,13 @@ def evaluate(road: Road, sources: tuple["Fetched", ...], measurements: Path, mer
     folder, kept, settings = road.run_folder / "scorecards", road.cache / "scorecards", road.evaluation
     for stale in folder.glob(f"{CHAMPION}.*"):
         stale.unlink()
-    candidates = [_composed(road, sources, one) for one in candidates] + _champion(road, merged)
-    arguments = [(name, model, digest, settings, kept, folder / f"{name}.json") for name, model, digest in candidates]
-    paths = _scored(road, work, arguments)
-    for temporary in (CHAMPION, COMPOSED):
-        shutil.rmtree(road.cache / temporary, ignore_errors=True)
+    try:
+        candidates = [_composed(road, sources, one) for one in candidates] + _champion(road, merged)
+        arguments = [(name, at, digest, settings, kept, folder / f"{name}.json") for name, at, digest in candidates]
+        paths = _scored(road, work, arguments)
+    finally:
+        for temporary in (CHAMPION, COMPOSED):
+            shutil.rmtree(road.cache / temporary, ignore_errors=True)
     return {name: path for (name, *_), path in zip(candidates, paths, strict=True)}
 
 
@@ -108,8 +110,9 @@ def _participants(
     from tasks.compose import digest_of_participant, sides_of
 
     folders = {source.name: source.folder for source in sources}
+    base = road.recipe.base.split(JOIN)
     for name in road.recipe.participants:
-        sides = sides_of(name.split(JOIN), sources)
+        sides = sides_of(name.split(JOIN), base, sources)
         folder = folders[name] if len(sides) == 1 else road.cache / COMPOSED / name
         yield name, folder, digest_of_participant(sides, digests)
 

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 _DATASET_DIGEST = 36
 LONGEST_PARAMETER = 6000
 """In characters; MLflow would cut a longer one with no more than a warning."""
-LONG = ("chat_template", "tokenizer")
-"""The parameters that may be whole texts."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +170,7 @@ def _record(client: "MlflowClient", run_id: str, evidence: Evidence) -> None:
     from mlflow.entities import Metric, Param
 
     made = evidence.lineage
-    params = {"method": made.method, **{k: parameter_text(k, _plain(v)) for k, v in made.parameters.items()}}
-    too_long = [key for key, value in params.items() if len(value) > LONGEST_PARAMETER]
-    if too_long:
-        raise RegistryError(
-            f"parameters {', '.join(too_long)}: longer than the {LONGEST_PARAMETER:,} characters a registry keeps"
-        )
+    params = {"method": made.method, **{key: parameter_text(_plain(value)) for key, value in made.parameters.items()}}
     metrics = [Metric(key, value, 0, 0) for key, value in scores(evidence.merged).items()]
     client.log_batch(run_id, metrics=metrics, params=[Param(key, value) for key, value in params.items()])
     client.log_inputs(run_id, [_dataset(entry) for entry in made.inputs])
@@ -191,10 +184,9 @@ def _record(client: "MlflowClient", run_id: str, evidence: Evidence) -> None:
         _log(client, run_id, name, path)
 
 
-def parameter_text(key: str, value: str) -> str:
-    """A parameter as MLflow keeps it: a chat template or list of tokens that is longer goes by its digest."""
-    whole = key not in LONG or len(value) <= LONGEST_PARAMETER
-    return value if whole else f"sha256:{sha256(value)}, whole in {LINEAGE}"
+def parameter_text(value: str) -> str:
+    """A parameter as MLflow keeps it: a template or a list of tokens or slices that is longer goes by its digest."""
+    return value if len(value) <= LONGEST_PARAMETER else f"sha256:{sha256(value)}, whole in {LINEAGE}"
 
 
 def _plain(value: object) -> str:

@@ -12,10 +12,13 @@ from widen.adapter.whole import whole_digest, write_whole
 from widen.checkpoint import holds_adapter
 
 
-def sides_of(names: Sequence[str], sources: Sequence[Fetched]) -> tuple[str, ...]:
-    """The inputs that make a participant of these names: an adapter alone lies on the base, the first."""
+def sides_of(names: Sequence[str], base: Sequence[str], sources: Sequence[Fetched]) -> tuple[str, ...]:
+    """The inputs that make a participant of these names: an adapter alone lies on the merge's base, which is `base`.
+
+    The base may have an adapter of its own, and the one alone then lies on both.
+    """
     folders = {source.name: source.folder for source in sources}
-    return (sources[0].name, *names) if holds_adapter(folders[names[0]]) else tuple(names)
+    return (*base, *names) if holds_adapter(folders[names[0]]) else tuple(names)
 
 
 def digest_of_participant(sides: Sequence[str], digests: Mapping[str, str]) -> str:

@@ -82,12 +82,12 @@ def _snapshot(source: Source, held: Path) -> Local:
     rev = source.rev or "main"
     commit = source.commit or _commit(source, held, rev)
     folder = held / "snapshots" / commit
+    _require_inside(source.name, held, folder)
     if not folder.is_dir():
         raise InputsRefused(
             f"{source.name}: {name} at {rev} is commit {commit}, of which the cache {held} has no files; bring them: "
             f"`hf download {name} --revision {commit}`"
         )
-    _require_inside(source.name, held, folder)
     if missing := _missing(folder):
         raise InputsRefused(
             f"{source.name}: the cache's snapshot {commit} of {name} is incomplete: {', '.join(missing[:5])} "
@@ -112,10 +112,11 @@ def _commit(source: Source, held: Path, rev: str) -> str:
 
 def _require_inside(name: str, held: Path, folder: Path) -> None:
     root = held.resolve()
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if not path.resolve().is_relative_to(root):
             raise InputsRefused(
-                f"{name}: {path.relative_to(held)} is a link out of the cache's folder {held}; it was not followed"
+                f"{name}: {path.relative_to(held)} is a link out of the cache's folder {held}, or lies behind one; "
+                "it was not followed"
             )
 
 

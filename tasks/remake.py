@@ -8,7 +8,7 @@ from registry.lineage import Input
 from tasks.fetch import Source, fetch
 from tasks.model_cache import local_folder
 from tasks.revision import address
-from tasks.sources import is_url
+from tasks.sources import is_url, refuse_unsafe
 from widen import Checkpoint, Manifest, Resources, Settings
 from widen import merge as merge_checkpoints
 from widen.contents import Contents
@@ -45,6 +45,7 @@ def fetch_recorded(entry: Input, place: str | None, workspace: Path, scratch: Pa
 
 
 def _cached(source: Source, workspace: Path) -> Path:
+    refuse_unsafe(source)  # a record may say anything, and a commit becomes part of a path
     try:
         return local_folder(source, workspace).folder
     except RecipeError as error:

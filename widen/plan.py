@@ -77,8 +77,11 @@ class MergePlan:
 
     @property
     def inputs(self) -> tuple[Checkpoint, ...]:
-        """What lies on the disk: the checkpoints, and what views among them were made from; each once."""
-        found = {str(one.folder): one for checkpoint in self.checkpoints for one in checkpoint.inputs}
+        """What lies on the disk: the checkpoints, and what views among them were made from; each once.
+
+        A folder that has two names is two inputs: what is recorded of inputs is asked for by name.
+        """
+        found = {(one.name, str(one.folder)): one for checkpoint in self.checkpoints for one in checkpoint.inputs}
         return tuple(found.values())
 
     @cached_property

@@ -14,10 +14,12 @@ DAY = 86_400
 LARGEST = 4 << 30
 """Bytes of measurements that are kept, those used last first."""
 _REMEMBERED = ("contents", "digests")
-# What a kill leaves, by place: of merges, of records, of fetches, of scores, of champions brought here, of candidates.
+# What a kill leaves, by place: of merges, of records, of fetches, of scores, of champions brought here, of models
+# written whole for scoring, of candidates.
 _LEFT = ("merged/.*.staging-*", "runs/*/.*.json.*", "runs/**/*.part", ".widen/fetch-*", ".widen/scorecards/.staged-*",
-         ".widen/follow/.*.json.*", ".widen/champion", ".widen/contents/*.*-*", ".widen/digests/*.*-*",
-         ".widen/overlays/.*-*", ".widen/compare/.*.staging-*", ".widen/compare/candidate")  # fmt: skip
+         ".widen/follow/.*.json.*", ".widen/champion", ".widen/composed", ".widen/contents/*.*-*",
+         ".widen/digests/*.*-*", ".widen/overlays/.*-*", ".widen/compare/.*.staging-*",
+         ".widen/compare/candidate")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -239,10 +240,13 @@ def _champion(bench: Bench, digest: str) -> "Scorecard | None":
     found = plainly(find_champion, road.registry, road.recipe.require("registry").name, digest)
     if found is None:
         return None
-    folder = road.cache / CHAMPION
-    if not is_scored(found.digest, bench.evaluation("gate"), bench.kept):
-        folder = plainly(fetch_champion, road.registry, found, folder)
-    return bench.scored(CHAMPION, folder, found.digest, "gate")
+    folder = temporary = road.cache / CHAMPION
+    try:
+        if not is_scored(found.digest, bench.evaluation("gate"), bench.kept):
+            folder = plainly(fetch_champion, road.registry, found, temporary)
+        return bench.scored(CHAMPION, folder, found.digest, "gate")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _params(plan: Plan, road: Road) -> dict[str, str]:

@@ -7,7 +7,7 @@ this project does not is told apart from what nobody has.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flows.recipe.faults import Fault, Where, listed, show, unknown
+from flows.recipe.faults import Fault, Where, describe, listed, show, unknown
 from widen.methods import METHODS
 from widen.settings import WIDEN
 
@@ -182,6 +182,9 @@ def _reference(value: Any, where: Where, faults: list[Fault]) -> Any:
         known = ("model", "lora") if key == "model" else ("path",)
         if "lora" in known and value.get("lora") is not None:
             adapter = _reference(value["lora"], (*where, "lora"), faults)
+            if not isinstance(adapter, str):
+                told = f"expected an adapter's name or folder, or {{path: FOLDER}}, found {describe(adapter)}"
+                faults.append(Fault((*where, "lora"), told))
         for extra in (name for name in value if name not in known and value[name] is not None):
             advice = REFERENCE_EXTRAS.get(extra)
             told = _unsupported((), extra, advice).text if advice else unknown("key", extra, [key])

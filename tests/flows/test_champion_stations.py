@@ -4,10 +4,14 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from flows import stations
+from flows.compare import run
+from flows.compare.bench import Bench
 from flows.recipe import load_recipe
 from flows.road import Road, plainly
 from registry.decision import NO_CHAMPION, Decision
@@ -19,6 +23,7 @@ from registry.registration import Evidence, register
 from registry.scorecard import Document, Scorecard, TaskScores
 from registry.store import Registry, asking
 from registry.versions import download
+from tasks import champion
 from tasks import evaluate as door
 from tasks.fetch import Fetched
 from tests.flows.test_recipe import WHOLE
@@ -196,6 +201,38 @@ def test_the_station_alone_finds_the_champions_scores(place: Place) -> None:
     gate.unlink()
     stations.run_station("gate", place.road)
     assert gate.read_bytes() == before
+
+
+def test_nothing_brought_here_to_be_scored_outlives_a_failure(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = place.road.cache
+
+    def fail(*_: object) -> Path:
+        for name in ("champion", "composed/base+tone"):
+            (cache / name).mkdir(parents=True)
+        raise InputsRefused("no")
+
+    monkeypatch.setattr(door, "evaluate", fail)
+    with pytest.raises(InputsRefused):
+        stations.evaluate(place.road, place.sources, place.measurements, place.merge("first", 140))
+    assert not {"champion", "composed"} & {path.name for path in cache.iterdir()}
+
+
+def test_a_comparison_leaves_no_copy_of_the_champion(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = place.merge("first", 140)
+    place.promoted(first, *place.run(first))
+    second = Manifest.load(place.merge("second", 150)).digest
+    place.kept.clear()
+    monkeypatch.setattr(champion, "held_folder", lambda *_: None)  # as with a server
+    seen = []
+
+    def scored(name: str, folder: Path, _digest: str, side: str) -> Scorecard:
+        seen.append((folder / "model.safetensors").read_text())
+        return Scorecard(name, side, "harness", ())
+
+    bench = SimpleNamespace(road=place.road, evaluation=str, kept=place.folder, scored=scored)
+    assert run._champion(cast(Bench, bench), second) == Scorecard("champion", "gate", "harness", ())
+    assert seen == ["first"]
+    assert not (place.road.cache / "champion").exists()
 
 
 def test_what_cannot_resolve_its_margin_is_told_before_scoring(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,13 +14,15 @@ from flows.cli import app
 from flows.road import Road, plainly
 from flows.stations import source_record
 from registry.errors import NotVerified, PromotionRefused, RegistryError
+from registry.scorecard import Document, Scorecard, TaskScores
 from registry.store import Registry, asking
 from registry.versions import FREED, download, resolve
 from tasks.fetch import Fetched
+from tasks.kept_scores import keep, unreferenced
 from tasks.run_lock import run_lock
 from tests.flows.conftest import Ran
 from tests.registry.test_s3 import BUCKET, KEYS, client, moto, objects
-from widen.digests import hash_file
+from widen.digests import digest_of, hash_file
 
 MODEL = "copy/1"
 ALL = ("--keep-candidates", "0", "--keep-days", "0")
@@ -121,6 +123,25 @@ def test_a_dry_run_says_what_goes_and_why_the_rest_stays_and_changes_nothing(pla
     assert "  stays   copy/1" in (kept := ask(place, "gc"))
     assert "younger than 30 days; one of the newest 5 candidates" in kept
     assert tree(tmp_path) == before
+
+
+def test_scores_of_a_model_with_an_adapter_stay_while_a_run_has_them(tmp_path: Path) -> None:
+    """It is no input, no merge and no version: its scorecard alone says what it is."""
+    task = TaskScores("bpb", "acc", "none", "proportion", True, "1", "hash", (Document("d", "t", 1.0),))
+    for model, run in (("base+tone", "recipe"), ("base+gone", "")):
+        card = Scorecard(model, digest_of(model), "harness", (task,))
+        keep(tmp_path / ".widen/scorecards" / f"{model}.jsonl", card, [])
+        if run:
+            (tmp_path / "runs" / run / "scorecards").mkdir(parents=True)
+            (tmp_path / "runs" / run / "scorecards" / f"{model}.json").write_text(card.to_json())
+    store = Registry.at(None, tmp_path)
+    with asking(store, create=True):
+        known = gc._scored(store, tmp_path)
+    assert known == {digest_of("base+tone")}
+    (gone,) = unreferenced(tmp_path / ".widen/scorecards", known, 0, time.time() + 1)
+    assert gone.remove is not None
+    gone.remove()
+    assert [path.name for path in (tmp_path / ".widen/scorecards").iterdir()] == ["base+tone.jsonl"]
 
 
 def test_applied_it_does_what_it_said(place: Path) -> None:

@@ -166,6 +166,18 @@ REFUSED = {
         "merge_method: linear\nslices:\n- sources: [{model: org/a, layer_range: [0, 4]}]\n",
         r"slices\[0\]: `linear` needs its `weight`",
     ),
+    "an adapter that is a number": (
+        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: {model: ./a, lora: 5}}, {model: ./b}]\n",
+        r":3: models\[0\].model.lora: expected an adapter's name or folder, or {path: FOLDER}, found the number 5",
+    ),
+    "several adapters on one model": (
+        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: {model: ./a, lora: [./q]}}, {model: ./b}]\n",
+        r":3: models\[0\].model.lora: expected an adapter's .* found a list",
+    ),
+    "an adapter without a path": (
+        "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: {model: ./a, lora: {path: 7}}}, {model: ./b}]\n",
+        r":3: models\[0\].model.lora: expected an adapter's .* found the number 7",
+    ),
     "a parameter of no method": (
         "merge_method: passthrough\nslices:\n- sources: [{model: org/a, layer_range: [0, 4], parameters: {scael: 1}}]\n",
         r"slices\[0\].sources\[0\].parameters.scael: unknown key `scael`; the nearest known is `scale`",

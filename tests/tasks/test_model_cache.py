@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
 from registry.attest.places import hub_name, package_url, uri
-from registry.lineage import SourceRecord
+from registry.lineage import Input, SourceRecord
 from tasks.fetch import fetch
 from tasks.model_cache import cache_folder, local_folder
+from tasks.remake import fetch_recorded
 from tasks.sources import Source, refuse_unsafe
 from tests.build import llama_weights, write_checkpoint
 from widen.checkpoint import Checkpoint
@@ -125,6 +127,30 @@ def test_a_link_out_of_the_cache_is_not_followed(hub: Path, tmp_path: Path) -> N
     (hub / "snapshots" / NEW / "tokenizer.json").symlink_to(tmp_path / "secret")
     with pytest.raises(InputsRefused, match=r"tokenizer\.json is a link out of the cache"):
         local_folder(source(hub), tmp_path)
+
+
+@pytest.mark.parametrize("linked", ["snapshots/" + NEW, "snapshots"])
+def test_a_snapshot_that_is_a_link_out_of_the_cache_is_not_followed(linked: str, hub: Path, tmp_path: Path) -> None:
+    (hub / linked).rename(tmp_path / "elsewhere")
+    (hub / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputsRefused, match=rf"snapshots/{NEW} is a link out of the cache's folder .*not followed"):
+        local_folder(source(hub), tmp_path)
+
+
+def test_the_same_snapshot_under_another_name_of_the_cache_is_used(hub: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    hub.rename(tmp_path / "disk" / hub.name)
+    hub.symlink_to(tmp_path / "disk" / hub.name)
+    assert local_folder(source(hub), tmp_path).folder == tmp_path / "disk" / hub.name / "snapshots" / NEW
+
+
+@pytest.mark.parametrize("commit", ["..", "../../../secret", "/etc", NEW[:12]])
+def test_a_forged_record_s_commit_is_no_path(commit: str, hub: Path, tmp_path: Path) -> None:
+    entry = Input("model", SourceRecord("chat", str(hub), None, "main", NEW), "d" * 64, ())
+    assert fetch_recorded(entry, None, tmp_path, tmp_path) == hub / "snapshots" / NEW
+    (hub / "snapshots" / NEW[:12]).mkdir()
+    with pytest.raises(RecipeError, match=r"sources\.chat\.commit: expected a full commit, found"):
+        fetch_recorded(replace(entry, source=replace(entry.source, commit=commit)), None, tmp_path, tmp_path)
 
 
 def test_the_cache_is_huggingface_hub_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

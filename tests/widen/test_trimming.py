@@ -131,6 +131,16 @@ def test_what_a_killed_run_left_goes_and_what_a_living_one_holds_does_not(tmp_pa
     os.close(lock)
 
 
+def test_a_model_written_whole_for_scoring_goes(tmp_path: Path) -> None:
+    folder = tmp_path / ".widen/composed/base+tone"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    for path in (folder / "model.safetensors", folder, folder.parent):
+        os.utime(path, (NOW - 2 * DAY, NOW - 2 * DAY))
+    assert take(left_by_kills(tmp_path, NOW)) == 1000
+    assert not folder.parent.exists()
+
+
 def test_one_that_came_to_life_between_look_and_removal_stays(tmp_path: Path) -> None:
     folder = staging(tmp_path, ".r.staging-x")
     found = list(left_by_kills(tmp_path, NOW))

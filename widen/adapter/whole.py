@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from widen.adapter.compose import ARITHMETIC
-from widen.arrangement import arranged
+from widen.adapter.compose import ARITHMETIC, composed
 from widen.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from widen.digests import digest_of
 from widen.errors import RecipeError
+from widen.overlay import open_overlays
 from widen.settings import Settings
 from widen.shards import ShardFile, Slot, index_of
 from widen.staging import require_space, staged_folder, write_synced
@@ -19,14 +19,16 @@ LARGEST_FILE = 5_000_000_000
 def write_whole(inputs: Sequence[Checkpoint], settings: Settings, name: str, out: Path, cache: Path | None) -> None:
     """Write the participant `name` of a merge of `inputs` as the checkpoint folder `out`, in place of what is there.
 
+    It is the model as it is, with its own tokenizer: what the settings ask of the merge's vocabulary is not done to it.
     cache: a merge's, where the adapted tensors may be at hand. Raises what `widen.merge` does for inputs that do not
     fit, RecipeError for a name that is no participant's.
     """
     kept = {part: cache / part if cache else None for part in ("overlays", "architectures")}
-    with arranged(inputs, settings, (), kept["overlays"], kept["architectures"]) as (plan, _):
-        view = next((one for one in plan.checkpoints if one.name == name), None)
+    with open_overlays(kept["overlays"]) as overlays:
+        models = composed(inputs, settings.composed, overlays, kept["architectures"])
+        view = next((one for one in models if one.name == name), None)
         if view is None:
-            known = ", ".join(one.name for one in plan.checkpoints)
+            known = ", ".join(one.name for one in models)
             raise RecipeError(f"{name} is no participant of the merge; expected one of {known}")
         with staged_folder(out) as staging:
             require_space(out.parent, sum(entry.size for entry in view.tensors.values()))
