@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from registry.errors import RegistryError
 from registry.registration import experiment_of, metric_name
-from registry.scorecard import Scorecard
+from registry.scorecard import Scorecard, TaskScores
 from registry.store import Registry, asking
 from registry.versions import MERGED
 
@@ -92,7 +92,12 @@ def comparison_run(
 
 def scores_of(card: Scorecard, side: str) -> dict[str, float]:
     """A model's scores on one side of the split, by the names that MLflow allows."""
-    return {f"{side}/{metric_name(one.task, one.metric, one.filter)}": one.value for one in card.tasks}
+    return {name_of_score(one, side): one.value for one in card.tasks}
+
+
+def name_of_score(scores: TaskScores, side: str) -> str:
+    """What a metric on one side of the split is called in a run: equal for both sides but for the side."""
+    return f"{side}/{metric_name(scores.task, scores.metric, scores.filter)}"
 
 
 def _opened(

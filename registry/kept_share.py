@@ -96,7 +96,11 @@ def _errors(paired: Paired, model: int) -> list[float]:
 
 
 def _units(paired: Paired) -> list[str]:
-    """What is independent: a cluster, or a document; one that two tasks ask about is the same one in both."""
+    """What is independent: a cluster, or a document; one that two tasks ask about is the same one in both.
+
+    Clusters go by name, whichever task names them. Where tasks that share nothing use equal names, units that are
+    independent are pooled: their errors add up to the same variance, told from fewer units than there are.
+    """
     if paired.clusters is not None:
         return list(paired.clusters)
     return [document.doc_hash.partition("#")[0] for document in paired.task.documents]

@@ -18,7 +18,8 @@ class Part:
     """One side of a split: `selection` is the share of documents that choose; the others are the gate's.
 
     A document's side is a function of `seed` and of the document alone, or of the cluster that it names: its place in
-    the file, the task and the other documents do not matter. So one that two tasks ask about is on one side in both.
+    the file, the task and the other documents do not matter. So one that two tasks ask about is on one side in both
+    where its JSON is equal to the byte there and neither task names a cluster, or where both name the same one.
     """
 
     side: Side

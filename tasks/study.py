@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 STARTUP = 5
 """Trials at random before TPE models what was found."""
+REASON, LONGEST_REASON = "reason", 500
 DIGITS = 4
 """Significant digits of a value from a range: what is merged is what a recipe can say in short."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of a search; `value` is None until it was told, and where it was given up."""
+    """One point of a search; `value` is None until it was told, and where it was given up for a `reason`."""
 
     number: int
     parameters: Mapping[str, Value]
     value: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,13 @@ class Search:
     """An open study of `trials` points of `space`; where all are lists and few enough, each combination once.
 
     The point of a trial is a function of seed, name, space and of what the trials before it came to: a search that was
-    killed goes on with the points that it would have tried.
+    killed goes on with the points that it would have tried. Every method raises EnvironmentFault where `storage` cannot
+    be read or written.
     """
 
     study: "Study"
+    storage: Path
+    name: str
     space: Space
     seed: int
     trials: int
@@ -58,74 +63,104 @@ class Search:
         """The trials that were told or given up, among the first `wanted`, in order."""
         from optuna.trial import TrialState
 
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        return tuple(Trial(one.number, self._rounded(one.params), one.value) for one in done[: self.wanted])
+        with _keeping(self.storage):
+            done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        return tuple(
+            Trial(one.number, self._rounded(one.params), one.value, one.user_attrs.get(REASON))
+            for one in done[: self.wanted]
+        )
 
     def ask(self) -> Trial | None:
         """The point to try next, first of all one that was asked for and never told; None when all are done."""
+        if len(self.finished()) >= self.wanted:
+            return None
+        with _keeping(self.storage):
+            running = self._running()
+            number = running.number if running else len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = self._sampler(number)
+            asked = running or self.study.ask()
+            found = {name: _suggested(asked, name, one) for name, one in sorted(self.space.items())}
+        return Trial(asked.number, self._rounded(found))
+
+    def _running(self) -> "Asked | None":
+        """The trial that was asked for and not told."""
         from optuna.trial import Trial as Asked
         from optuna.trial import TrialState
 
-        if len(self.finished()) >= self.wanted:
-            return None
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self.study.sampler = self._sampler(running[0].number if running else len(self.study.get_trials(deepcopy=False)))
-        asked = Asked(self.study, running[0]._trial_id) if running else self.study.ask()
-        found = {name: _suggested(asked, name, one) for name, one in sorted(self.space.items())}
-        return Trial(asked.number, self._rounded(found))
+        return Asked(self.study, running[0]._trial_id) if running else None
 
     def tell(self, trial: Trial, value: float) -> None:
         """Keep what a trial came to."""
         from optuna.samplers import TPESampler
 
         self.study.sampler = TPESampler(seed=0)  # the grid's own ends the study that it was not started in
-        self.study.tell(trial.number, value)
+        with _keeping(self.storage):
+            self.study.tell(trial.number, value)
 
-    def give_up(self, trial: Trial) -> None:
-        """Keep that a trial comes to nothing; it is not asked for again."""
+    def give_up(self, trial: Trial, reason: str) -> None:
+        """Keep that the trial asked for comes to nothing, and why; it is not asked for again."""
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
         self.study.sampler = TPESampler(seed=0)
-        self.study.tell(trial.number, state=TrialState.FAIL)
+        with _keeping(self.storage):
+            if (running := self._running()) is not None:
+                running.set_user_attr(REASON, reason[:LONGEST_REASON])
+            self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _sampler(self, number: int) -> "BaseSampler":
         from optuna.samplers import GridSampler, TPESampler
 
         if self.grid:
             lists = {name: list(one.values) for name, one in self.space.items() if isinstance(one, Choices)}
-            return GridSampler(lists, seed=_seed(self.seed, self.study.study_name))
-        return TPESampler(seed=_seed(self.seed, self.study.study_name, number), n_startup_trials=STARTUP)
+            return GridSampler(lists, seed=_seed(self.seed, self.name))
+        return TPESampler(seed=_seed(self.seed, self.name, number), n_startup_trials=STARTUP)
 
     def _rounded(self, found: Mapping[str, Value]) -> dict[str, Value]:
         return {name: _short(found[name], self.space[name]) for name in sorted(found)}
 
 
 @contextmanager
-def open_search(storage: Path, name: str, space: Space, seed: int, trials: int) -> Iterator[Search]:
+def open_search(storage: Path, name: str, space: Space, seed: int, trials: int, basis: str = "") -> Iterator[Search]:
     """The search called `name` in the file `storage`, which is made where it is missing; one process at a time.
 
-    Another space, seed or way to search is another study beside it. Raises EnvironmentFault when the file cannot be
-    read or written.
+    Another space, seed or way to search is another study beside it, and so is another `basis`, a digest of all else
+    that a trial's value depends on; its points are the same. Raises EnvironmentFault when the file cannot be read or
+    written.
     """
     import optuna
     from sqlalchemy import URL
-    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     identity = {key: asdict(one) for key, one in sorted(space.items())}
     known = [identity, seed, _is_grid(space, trials)]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    try:
+    named = f"{name}-{digest[:16]}"
+    with _keeping(storage):
         storage.parent.mkdir(parents=True, exist_ok=True)
         place = optuna.storages.RDBStorage(URL.create("sqlite", database=str(storage)).render_as_string())
-        try:
+    try:
+        with _keeping(storage):
             study = optuna.create_study(
-                storage=place, study_name=f"{name}-{digest[:16]}", direction="maximize", load_if_exists=True
+                storage=place,
+                study_name=f"{named}-{basis[:16]}" if basis else named,
+                direction="maximize",
+                load_if_exists=True,
             )
-            yield Search(study, space, seed, trials)
-        finally:
-            place.engine.dispose()
+        yield Search(study, storage, named, space, seed, trials)
+    finally:
+        place.engine.dispose()
+
+
+@contextmanager
+def _keeping(storage: Path) -> Iterator[None]:
+    """Around calls to a study alone: what merges and scorings raise between them is told as their own."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
         raise EnvironmentFault(
             f"{storage}: the search cannot be kept there ({str(error).splitlines()[0]}); mend the disk, or move the "

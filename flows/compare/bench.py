@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from flows.compare.plan import Candidate, Plan
 from flows.recipe.methods import settings_of
+from flows.recipe.search import ADAPTED
 from flows.road import MERGED, Road, plainly
+from widen.errors import InputsRefused
 from widen.staging import write_atomically
 
 if TYPE_CHECKING:
@@ -41,12 +43,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Bench:
-    """A recipe's fetched inputs with their digests, by name and base first, and the split of a plan."""
+    """A recipe's fetched inputs with their digests, by name and base first, and the split of a plan.
+
+    `contents` are of the inputs' files as they were before they were measured, by name.
+    """
 
     road: Road
     plan: Plan
     sources: tuple["Fetched", ...]
     digests: Mapping[str, str]
+    contents: Mapping[str, str | None]
     work: Work = field(default_factory=Work)
 
     @classmethod
@@ -57,18 +63,23 @@ class Bench:
         from widen.checks import Problem, refuse
 
         sources = tuple(fetch(source, road.workspace, record=not road.pins) for source in road.sources)
-        folder = road.cache / "compare" / road.recipe.name
-        out = plainly(
-            measure, sources, road.settings, road.allow_config, road.device, road.cache, folder / "measurements.json"
-        )
+        _refuse_adapters(sources)
+        contents = _contents(road, sources)
+        place = _studies(road) / "measurements.json"
+        out = plainly(measure, sources, road.settings, road.allow_config, road.device, road.cache, place)
         held = json.loads(out.read_bytes())
         refuse([Problem(**problem) for problem in held["problems"]])
-        return cls(road, plan, sources, {one["name"]: one["digest"] for one in held["inputs"]})
+        return cls(road, plan, sources, {one["name"]: one["digest"] for one in held["inputs"]}, contents)
 
     @property
     def folder(self) -> Path:
         """What the comparison keeps for itself."""
         return self.road.cache / "compare"
+
+    @property
+    def studies(self) -> Path:
+        """What is kept for this recipe alone: its searches, and what was measured of its inputs."""
+        return _studies(self.road)
 
     @property
     def kept(self) -> Path:
@@ -83,13 +94,29 @@ class Bench:
         return replace(self.road.evaluation, part=part, threads=len(os.sched_getaffinity(0)))
 
     def identity(self) -> str:
-        """sha256 of what decides every candidate's value: inputs, split, tasks, harness, clauses."""
+        """sha256 of what decides every candidate's value beside its settings.
+
+        Inputs, split, tasks, harness, clauses, the engine, and which keys of a configuration may differ.
+        """
         from registry.scorecard import canonical, sha256
         from tasks.evaluate import questions
+        from widen.version import ENGINE
 
         clauses = [str(clause) for clause in self.road.clauses]
         asked = [questions(self.evaluation(side), self.kept) for side in ("selection", "gate")]
-        return sha256(canonical([list(self.digests.items()), asked, clauses]))
+        held = [list(self.digests.items()), asked, clauses, dict(ENGINE), sorted(self.road.allow_config)]
+        return sha256(canonical(held))
+
+    def require_unchanged(self, identity: str) -> None:
+        """Raise InputsRefused where the inputs' files, or what `identity` was of, are no longer what they were."""
+        now = _contents(self.road, self.sources)
+        changed = [name for name, content in now.items() if content != self.contents[name]]
+        if changed or self.identity() != identity:
+            what = f"the files of {', '.join(changed)}" if changed else "a task, its data or how it is asked"
+            raise InputsRefused(
+                f"{what} changed while methods were compared, so scores from before and after do not go together; "
+                "once the change is whole, run the same command again: it begins a comparison of what is there then"
+            )
 
     def reference(self, name: str, side: "Side") -> "Scorecard":
         """The base's or a parent's scores."""
@@ -144,9 +171,11 @@ class Bench:
             merge, self.sources, settings, recipe, self.road.allow_config, self.road.device, self.road.cache, self._out
         )
         self.work.merged.append(candidate.name)
-        digest: str = Manifest.load(merged).digest
-        write_atomically(self._record(key), json.dumps({"digest": digest, "method": settings.method}).encode())
-        return digest
+        made = Manifest.load(merged)
+        if made.key != key:
+            raise InputsRefused(f"{candidate.name}: an input changed since it was measured; run the same command again")
+        write_atomically(self._record(key), json.dumps({"digest": made.digest, "method": settings.method}).encode())
+        return made.digest
 
     def _clear_remains(self) -> None:
         """What a kill left whole belongs to this command and is replaced; half of one is nobody's."""
@@ -177,3 +206,24 @@ class Bench:
             return str(held["digest"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _studies(road: Road) -> Path:
+    """A folder below one name of ours, so that no recipe's name is that of a scratch folder."""
+    return road.cache / "compare" / "studies" / road.recipe.name
+
+
+def _refuse_adapters(sources: "tuple[Fetched, ...]") -> None:
+    """An adapter alone is told from a model by its files, once they are here."""
+    from widen.checkpoint import holds_adapter
+
+    for one in sources:
+        if holds_adapter(one.folder):
+            raise InputsRefused(f"{one.name}: {ADAPTED.format(model=f'`{one.name}`')}")
+
+
+def _contents(road: Road, sources: "tuple[Fetched, ...]") -> dict[str, str | None]:
+    """Each input's files, by name; read only where they changed since they were last read."""
+    from tasks.content import content_of_folder
+
+    return {one.name: content_of_folder(one.folder, road.workspace) for one in sources}

@@ -9,6 +9,7 @@ from flows.recipe import search as recipe_search
 from flows.recipe.comparison import TRIALS, Comparison
 from flows.recipe.faults import unknown
 from flows.recipe.methods import merged_models, spelt_out
+from flows.recipe.models import name_of
 from flows.recipe.schema import Merge, Model
 from tasks.search_space import Choices, Range, Space, Value, planned
 from widen.errors import RecipeError
@@ -42,8 +43,10 @@ class Candidate:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The method's, spelt out; one model's own as NAME.MODEL."""
-        owns = {f"{key}.{one.model}": value for one in self.merge.models for key, value in one.parameters.items()}
+        """The method's, spelt out; one model's own as NAME.MODEL, the model by its name, as a search has it."""
+        owns = {
+            f"{key}.{name_of(one.model)}": value for one in self.merge.models for key, value in one.parameters.items()
+        }
         overridden = [key for key in self.merge.parameters if self._is_overridden(key)]
         return {key: value for key, value in self.merge.parameters.items() if key not in overridden} | owns
 
@@ -107,8 +110,8 @@ def _require_comparable(recipe: Recipe) -> None:
             f"{recipe.path}: gates.parents: a comparison needs at least one clause here, by whose owners' gains merges "
             "are compared; add one a skill, such as {task: TASK, metric: acc, owner: MODEL, keep: 0.5}"
         )
-    if not recipe.merge.models:
-        raise RecipeError(f"{recipe.path}: merge: {recipe_search.STACKED}")
+    if told := recipe_search.unfit(recipe.merge):
+        raise RecipeError(f"{recipe.path}: merge: {told}")
     if recipe.merge.base_model is None:
         raise RecipeError(f"{recipe.path}: merge.base_model: a comparison needs the base, over which gains are counted")
 

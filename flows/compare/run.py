@@ -15,7 +15,7 @@ from flows.compare.bench import Bench
 from flows.compare.plan import Plan, plan_of, said_defaults
 from flows.compare.result import Reference, Result, Tried, figures_of, labels_shown, ranked
 from flows.compare.search import Contest
-from flows.compare.write import require_free, write_recipe
+from flows.compare.write import require_free, require_replaceable, write_recipe
 from flows.environment import prepare
 from flows.recipe import Recipe
 from flows.recipe.methods import settings_of
@@ -54,6 +54,8 @@ def compare_recipe(recipe_file: Path, workspace: Path, device: str, asked: Asked
     _quieten()
     road = Road.open(recipe_file, workspace, device, plainly)
     plan = plan_of(road.recipe, asked.methods, asked.trials)
+    if asked.write is not None:
+        require_replaceable(road.recipe, asked.write)
     _require_registry(road)
     _say_plan(plan, road.recipe)
     from tasks.run_lock import run_lock
@@ -69,13 +71,11 @@ def compare_recipe(recipe_file: Path, workspace: Path, device: str, asked: Asked
 
 def _compare(road: Road, plan: Plan, write: Path | None) -> None:
     from registry.comparison_run import comparison_run
-    from registry.scorecard import canonical, sha256
 
     bench = Bench.open(road, plan)
     contest, cards = _contest(bench)
-    identity = sha256(canonical([bench.identity(), plan.content()]))
     name = road.recipe.require("registry").name
-    with comparison_run(road.registry, name, identity, _params(plan, road), bench.digests) as run:
+    with comparison_run(road.registry, name, _identity(contest), _params(plan, road), bench.digests) as run:
         result = _held(contest, cards, run)
         decision = _judge(bench, result.winner, cards, run)
         folder = _recorded(road, result, decision, run)
@@ -127,9 +127,15 @@ def _contest(bench: Bench) -> "tuple[Contest, dict[str, dict[str, Scorecard]]]":
     base = cards["selection"][recipe.base]
     results.shares_of(clauses, base, base, parents)  # refuses an owner without a gain, before anything is merged
     # Known once all is fetched, a task's data set included.
-    storage = bench.folder / recipe.name / f"{bench.identity()[:32]}.db"
-    alpha = recipe.require("gates").alpha
-    return Contest(bench, clauses, base, parents, alpha, storage), cards
+    return Contest(bench, clauses, base, parents, recipe.require("gates").alpha, bench.identity()), cards
+
+
+def _identity(contest: Contest) -> str:
+    """What the registry's run is of: also alpha and the merge section, which the searches' identity lacks."""
+    from registry.scorecard import canonical, sha256
+
+    plan, recipe = contest.bench.plan, contest.bench.road.recipe
+    return sha256(canonical([contest.identity, plan.content(), contest.alpha, recipe.digest]))
 
 
 def _held(contest: Contest, cards: "Mapping[str, Mapping[str, Scorecard]]", run: "ComparisonRun") -> Result:
@@ -140,7 +146,7 @@ def _held(contest: Contest, cards: "Mapping[str, Mapping[str, Scorecard]]", run:
     failed: dict[str, str] = {}
     for one in contest.candidates(failed):
         tried.append(one)
-        run.record(_entry(one))
+        run.record(_entry(one, contest.base))
     if not tried:
         raise InputsRefused(f"no method could merge and score these models; the first: {next(iter(failed.values()))}")
     rows, level = ranked(tried, contest.alpha)
@@ -199,18 +205,27 @@ def _warnings(contest: Contest) -> list[str]:
     return [f"{clause}: {clause.owner}'s {told}" for clause in unclear] + short
 
 
-def _entry(one: Tried) -> "Entry":
-    from registry.comparison_run import Entry
-    from registry.registration import metric_name
+def _entry(one: Tried, asked: "Scorecard") -> "Entry":
+    """For the record; `asked` is of a model that was asked the same questions."""
+    from registry.comparison_run import Entry, name_of_score
     from registry.scorecard import canonical
 
-    trial, settings = one.candidate.trial, settings_of(one.candidate.merge).digest
-    name = one.method if trial is None else f"{one.method}-{trial + 1}"
-    params = {"method": one.method, **{key: canonical(value) for key, value in one.candidate.parameters.items()}}
+    settings = settings_of(one.candidate.merge).digest
+    given = {key: canonical(value) for key, value in one.candidate.parameters.items()}
+    params = {"method": one.method, **given}
     figures = {"objective": one.objective.value, "objective_lower": one.objective.lower}
     figures["objective_upper"] = one.objective.upper
-    scores = {f"selection/{metric_name(label, '', '').rstrip('/')}": found.value for label, found in one.scores.items()}
-    return Entry(f"{name}-{one.key}", name, one.digest, settings, params, figures | scores)
+    scores = {name_of_score(task, "selection"): one.scores[task.label].value for task in asked.tasks}
+    return Entry(_key(one), _name(one), one.digest, settings, params, figures | scores)
+
+
+def _name(one: Tried) -> str:
+    trial = one.candidate.trial
+    return one.method if trial is None else f"{one.method}-{trial + 1}"
+
+
+def _key(one: Tried) -> str:
+    return f"{_name(one)}-{one.key}"
 
 
 def _judge(
@@ -225,7 +240,7 @@ def _judge(
     parents = {name: held[name] for name in recipe.parents}
     champion = _champion(bench, merged.digest)
     decision = decide(road.clauses, merged.card, held[recipe.base], parents, recipe.require("gates").alpha, champion)
-    run.judged(_entry(winner).key, scores_of(merged.card, "gate"))
+    run.judged(_key(winner), scores_of(merged.card, "gate"))
     return decision
 
 

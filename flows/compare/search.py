@@ -1,7 +1,8 @@
 """The candidates of a comparison, one after the other: every method's defaults, then what its search asks for."""
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from flows.compare.bench import Bench
 from flows.compare.plan import Candidate, defaults, tried
 from flows.compare.result import Figure, Tried, figures_of, shares_of
+from flows.recipe.methods import settings_of
 from widen.errors import InputsRefused, RecipeError
 
 if TYPE_CHECKING:
@@ -19,14 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contest:
-    """What candidates are held against: clauses, the references' scores on the selection documents, a study's file."""
+    """What candidates are held against: clauses, the references' scores on the selection documents, their identity."""
 
     bench: Bench
     clauses: "tuple[Parent, ...]"
     base: "Scorecard"
     parents: "dict[str, Scorecard]"
     alpha: float
-    storage: Path
+    identity: str
+
+    @property
+    def storage(self) -> Path:
+        """The file of the searches."""
+        return self.bench.studies / f"{self.identity[:32]}.db"
 
     def candidates(self, failed: dict[str, str]) -> Iterator[Tried]:
         """Every candidate that could be merged and scored, as soon as it is; reasons of methods that never could."""
@@ -43,12 +50,15 @@ class Contest:
         try:
             yield self._tried(defaults(recipe, method))
         except (RecipeError, InputsRefused) as error:
+            self.bench.require_unchanged(self.identity)
             failed[method] = _told(method, error)
         if method not in plan.spaces:
             return
         from tasks.study import open_search
 
-        with open_search(self.storage, method, plan.spaces[method], plan.seed, plan.trials) as search:
+        basis = settings_of(defaults(recipe, method).merge).digest
+        with open_search(self.storage, method, plan.spaces[method], plan.seed, plan.trials, basis) as search:
+            _say_given_up(method, search.finished())
             for trial in search.finished():
                 if trial.value is not None:
                     yield self._tried(tried(recipe, method, trial.number, trial.parameters))
@@ -62,8 +72,10 @@ class Contest:
         try:
             found = self._tried(tried(self.bench.road.recipe, method, asked.number, asked.parameters))
         except (RecipeError, InputsRefused) as error:
-            search.give_up(asked)
-            failed[method] = _told(f"{method}, trial {asked.number + 1}", error)
+            self.bench.require_unchanged(self.identity)
+            reason = _told(f"{method}, trial {asked.number + 1}", error)
+            search.give_up(asked, reason)
+            failed[method] = reason
             return None
         search.tell(asked, found.kept.value)
         return found
@@ -92,6 +104,13 @@ class Contest:
             count = f"{len(work.compared)} of {self.bench.plan.candidates}"
             _say(f"compare: {candidate.name}: keeps {found.objective.value:.3f} ({count})")
         return found
+
+
+def _say_given_up(method: str, trials: "Sequence[Trial]") -> None:
+    """What an earlier run of the search left out, told again: the table is of the others alone."""
+    reasons = Counter(one.reason or "reason unknown" for one in trials if one.value is None)
+    for reason, count in reasons.items():
+        _say(f"compare: {method}: {count} of {len(trials)} trials given up before, {reason}")
 
 
 def _told(name: str, error: Exception) -> str:

@@ -24,6 +24,14 @@ def require_free(path: Path) -> None:
         raise OutputExists(f"--write {path}: it exists, and is left as it is; choose another name")
 
 
+def require_replaceable(recipe: Recipe, path: Path) -> None:
+    """Raise RecipeError, as `write_recipe` would, where the recipe's text cannot take another merge section."""
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder, "recipe.yaml")
+        staged.write_text(replaced(recipe, recipe.merge, "tried before any work"), encoding="utf-8")
+        _require_same(recipe, recipe.merge, staged, path)
+
+
 def write_recipe(recipe: Recipe, winner: Tried, path: Path) -> None:
     """Write the recipe with the winner's merge section to the new file `path`; comments elsewhere stay.
 
@@ -79,6 +87,8 @@ def _section(merge: Merge, comment: str) -> list[str]:
     for key in ("dtype", "out_dtype"):
         value = getattr(merge, key)
         lines += [f"  {key}: {value}"] if value is not None else []
+    lines += [f"  tokenizer: {_flow(merge.tokenizer)}"] if merge.tokenizer is not None else []
+    lines += [f"  chat_template: {_scalar(merge.chat_template)}"] if merge.chat_template is not None else []
     return lines
 
 
@@ -97,4 +107,5 @@ def _scalar(value: Any) -> str:
         return text.replace("e", ".0e") if "e" in text and "." not in text else text
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    # YAML takes fewer characters as they are than JSON, some of them as ends of lines.
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in json.dumps(value, ensure_ascii=False))

@@ -6,7 +6,8 @@ from typing import Any
 
 from flows.recipe import checks as recipe_checks
 from flows.recipe import methods as recipe_methods
-from flows.recipe.faults import Fault, Where, describe, listed, unknown
+from flows.recipe.faults import Fault, Where, describe, listed, show, unknown
+from flows.recipe.models import sides
 from flows.recipe.schema import Body, Merge, Model
 from flows.recipe.values import finite
 from tasks.search_space import Choices, Range
@@ -15,7 +16,14 @@ from widen.methods.definition import Parameter
 
 GIVEN = {"weight": 1.0, "t": 0.5}
 """What a parameter without a default gets where neither the recipe nor a search says."""
+MOST_STEPS = 1_000_000
+"""More are as good as none, and at some point more than decimal arithmetic can count."""
 STACKED = "a comparison merges whole models: list them under `merge.models`, in place of slices or modules"
+ADAPTED = (
+    "a comparison merges whole models, and {model} is one with an adapter: merge the adapter into it first, by "
+    "`widen merge` of a recipe with `merge_method: passthrough` and `models: [{{model: MODEL+ADAPTER}}]`, and name "
+    "what that makes"
+)
 NOT_UNASKED = {"karcher": "the base would count as one more model, with equal say; name it to have it all the same"}
 
 
@@ -31,6 +39,14 @@ def section(merge: Merge, method: str) -> Merge:
         models = (Model(model=merge.base_model, parameters={"weight": 0.0}), *models)
     given = {key: GIVEN[key] for key, one in METHODS[method].parameters.items() if one.default is None}
     return replace(merge, merge_method=method, models=models, parameters=given)
+
+
+def unfit(merge: Merge) -> str | None:
+    """Why a recipe's models cannot be compared by any method, or None."""
+    if not merge.models:
+        return STACKED
+    composed = (show(one) for _, one in recipe_checks.references(merge) if len(sides(one)) > 1)
+    return next((ADAPTED.format(model=one) for one in composed), None)
 
 
 def misfit(merge: Merge, method: str) -> str | None:
@@ -69,8 +85,8 @@ def faults(body: Body) -> Iterator[Fault]:
     asked = body.compare
     if asked is None:
         return
-    if not body.merge.models:
-        yield Fault(("compare",), STACKED)
+    if told := unfit(body.merge):
+        yield Fault(("compare",), told)
         return
     sound = not any(recipe_methods.faults(body.merge)) and body.merge.base_model is not None
     for index, name in enumerate(asked.methods or ()):
@@ -167,3 +183,6 @@ def _require_order(low: float, high: float, log: bool, step: object, whole: bool
     if not 0 < step <= high - low or (whole and step != int(step)):
         kind = "a whole number" if whole else "a number"
         raise ValueError(f"step: expected {kind} above 0 and at most {high - low:g}, found {step}")
+    if (high - low) / step > MOST_STEPS:
+        least = (high - low) / MOST_STEPS
+        raise ValueError(f"step: expected at least {least:g}, for a range of {MOST_STEPS:,} steps, found {step}")

@@ -11,7 +11,7 @@ from flows.compare.picture import draw
 from flows.compare.plan import Candidate, defaults, tried
 from flows.compare.result import LOWER, NOT_TOLD, SAME, WINNER, Figure, Reference, Result, Tried, notes, ranked
 from flows.compare.table import print_table
-from flows.compare.write import require_free, write_recipe
+from flows.compare.write import require_free, require_replaceable, write_recipe
 from flows.recipe import Recipe, load_recipe
 from registry.kept_share import Kept
 from tests.flows.test_recipe import WHOLE, load
@@ -153,6 +153,22 @@ def test_gradients_and_filters_come_back(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "winner.yaml").merge == recipe.merge
 
 
+def test_tokenizer_and_template_come_back(tmp_path: Path) -> None:
+    asked = """\
+  tokenizer:
+    source: union
+    tokens: {"<|im_start|>": {source: tagger, force: true}, "\\u2028\\x7f: #": {source: {kind: zero}}}
+  chat_template: "{% for m in messages %}\\x85\\u2028{{ m['content'] }} # \U0001f600\\n{% endfor %}"
+  dtype: bfloat16
+"""
+    recipe = load(tmp_path, WHOLE.replace("  dtype: bfloat16\n", asked, 1))
+    assert recipe.merge.tokenizer is not None
+    require_replaceable(recipe, tmp_path / "winner.yaml")
+    for method in ("widen", "ties"):
+        write_recipe(recipe, won(defaults(recipe, method)), tmp_path / f"{method}.yaml")
+        assert load_recipe(tmp_path / f"{method}.yaml").merge == defaults(recipe, method).merge
+
+
 def test_nothing_is_overwritten(recipe: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "winner.yaml"
     out.write_text("mine")
@@ -168,6 +184,8 @@ def test_a_recipe_on_one_line_is_left_to_its_author(recipe: Recipe, tmp_path: Pa
 
     (tmp_path / "recipe.yaml").write_text(json.dumps(yaml.safe_load(WHOLE)))
     flat = load_recipe(tmp_path / "recipe.yaml")
+    with pytest.raises(RecipeError):
+        require_replaceable(flat, tmp_path / "winner.yaml")
     with pytest.raises(RecipeError):
         write_recipe(flat, won(defaults(flat, "ties")), tmp_path / "winner.yaml")
     assert not (tmp_path / "winner.yaml").exists()

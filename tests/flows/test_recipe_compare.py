@@ -125,6 +125,7 @@ ROWS = {
     "logarithm of nothing": ("low: 0.1, high: 1.0, log", "low: 0, high: 1.0, log", r"36: .*\.s: a logarithmic range needs a low above 0, found 0"),
     "log and step": ("log: true", "log: true, step: 0.1", r"36: .*\.s: a logarithmic range has no steps: leave out `log` or `step`"),
     "step": ("step: 0.25", "step: 2", r"36: .*\.t: step: expected a number above 0 and at most 1, found 2"),
+    "steps": ("step: 0.25", "step: 1.0e-30", r"36: .*\.t: step: expected at least 1e-06, for a range of 1,000,000 steps, found 1e-30"),
     "log": ("log: true", "log: 1", r"36: .*\.s: log: expected true or false, found the number 1"),
     "negative": ("low: 0.5", "low: -0.5", r"36: .*\.t: expected a number of at least 0, found the number -0\.5"),
     "trials": ("trials: 4", "trials: 0", r"37: compare\.trials: expected a whole number of at least 1, found the number 0"),
@@ -162,3 +163,18 @@ def test_stacked_layers_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="merge: a comparison merges whole models"):
         plan_of(load(tmp_path, WHOLE.replace(models, slices)), None, None)
     assert "compare: a comparison merges whole models" in refusal(tmp_path, COMPARED.replace(models, slices))
+
+
+def test_models_with_adapters_are_not_compared(tmp_path: Path) -> None:
+    text = "sources:\n  tone: {repo: ../hub, path: tone, rev: v1}\n"
+    told = (
+        r"a comparison merges whole models, and `tagger\+tone` is one with an adapter: merge the adapter into it first"
+    )
+    whole, compared = (
+        one.replace("sources:\n", text, 1).replace("{model: tagger}", "{model: tagger+tone}")
+        .replace("{tagger: [0.001", "{tagger+tone: [0.001").replace("owner: tagger", "owner: tagger+tone")
+        for one in (WHOLE, COMPARED)
+    )  # fmt: skip
+    with pytest.raises(RecipeError, match=rf"merge: {told}"):
+        plan_of(load(tmp_path, whole), None, None)
+    assert re.search(rf"compare: {told}.*passthrough", refusal(tmp_path, compared))

@@ -87,9 +87,27 @@ def test_what_was_given_up_is_not_asked_again(storage: Path) -> None:
     with open_search(storage, "given up", GRID, 0, 6) as search:
         asked = search.ask()
         assert asked is not None
-        search.give_up(asked)
+        search.give_up(asked, "the model overflows")
     found = run(storage, "given up", 6, space=GRID)
     assert [value is None for *_, value in found] == [True, False, False, False, False, False]
+    with open_search(storage, "given up", GRID, 0, 6) as search:  # and why is still known
+        assert [one.reason for one in search.finished()] == ["the model overflows", *[None] * 5]
+
+
+def test_another_basis_is_another_study_of_the_same_points(storage: Path) -> None:
+    whole = run(storage, "ties", 8)
+    with open_search(storage, "ties", SPACE, 0, 8, "sha256 of another recipe's settings") as search:
+        assert not search.finished()
+        asked = search.ask()
+        assert asked is not None
+        assert asked.parameters == whole[0][1]
+        search.tell(asked, 1.0)
+    assert run(storage, "ties", 8) == whole
+
+
+def test_what_fails_between_the_studys_calls_is_told_as_its_own(storage: Path) -> None:
+    with pytest.raises(OSError, match="no room for the merge"), open_search(storage, "full", GRID, 0, 6):
+        raise OSError(28, "no room for the merge")
 
 
 def test_steps_end_where_they_reach(storage: Path) -> None:
