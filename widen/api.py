@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from widen.arrangement import arranged
+from widen.arrangement import Folder, arranged
 from widen.backend import open_backend
 from widen.checkpoint import Checkpoint
 from widen.checks import Problem, refuse
@@ -36,7 +36,6 @@ from widen.statistics import StatisticsStore, finiteness_problems
 from widen.summary import ModelSummary, TensorSummary
 from widen.version import ENGINE
 
-Folder = str | Path
 DEFAULT_SETTINGS = Settings()
 HEADROOM_BYTES = 64_000_000
 """Room for tokenizer, index and manifest beside the tensors."""

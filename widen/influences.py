@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.api import DEFAULT_RESOURCES, DEFAULT_SETTINGS, Folder, Resources, open_engine, planned
+from widen.api import DEFAULT_RESOURCES, DEFAULT_SETTINGS, Resources, open_engine, planned
 from widen.architecture import Kind
+from widen.arrangement import Folder
 from widen.checkpoint import Checkpoint
 from widen.checks import refuse
 from widen.engine import Engine

@@ -9,10 +9,10 @@ from flows.recipe.models import name_of
 from flows.recipe.schema import Merge, Module, Slice, SliceSource
 
 KINDS = ("models", "slices", "modules")
-Placed = tuple[Where, Slice]
+SliceAt = tuple[Where, Slice]
 
 
-def placed(merge: Merge) -> Iterator[Placed]:
+def placed(merge: Merge) -> Iterator[SliceAt]:
     """Every slice with its place, modules' among them; those of a module that lists models are slices of whole ones."""
     for index, one in enumerate(merge.slices):
         yield ("merge", "slices", index), one
@@ -20,7 +20,7 @@ def placed(merge: Merge) -> Iterator[Placed]:
         yield from _of_module(name, module, merge.base_model, len(merge.modules) == 1)
 
 
-def _of_module(name: str, module: Module, base: str | None, alone: bool) -> Iterator[Placed]:
+def _of_module(name: str, module: Module, base: str | None, alone: bool) -> Iterator[SliceAt]:
     where: Where = ("merge", "modules", name)
     prefix = "" if alone and name == "default" else name
     for index, one in enumerate(module.slices):

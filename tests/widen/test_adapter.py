@@ -156,12 +156,14 @@ def test_tensors_that_fit_nothing_are_refused_naming_both(change: Any, expected:
         Adapter.open(plain).names(Checkpoint.open(PEFT / "llama"))
 
 
-def test_a_weight_that_the_model_ties_is_not_adapted_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_weight_that_the_model_ties_is_not_adapted_apart(stored: bool, tmp_path: Path) -> None:
     shutil.copytree(PEFT / "llama", tmp_path / "llama")
     config = json.loads((tmp_path / "llama" / "config.json").read_text())
     (tmp_path / "llama" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     weights = load_file(tmp_path / "llama" / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if k != "lm_head.weight"}, tmp_path / "llama" / "model.safetensors")
+    kept = {name: one for name, one in weights.items() if stored or name != "lm_head.weight"}
+    save_file(kept, tmp_path / "llama" / "model.safetensors")
     with pytest.raises(InputsRefused, match=r"lm_head\.weight of llama.*tied weights"):
         Adapter.open(PEFT / "embedding").names(Checkpoint.open(tmp_path / "llama"))
 

@@ -79,6 +79,17 @@ def test_a_shard_at_a_time_with_every_type_kept(tmp_path: Path) -> None:
         convert(source, tmp_path / "out")
 
 
+def test_tensors_in_any_order_fit_their_file(tmp_path: Path) -> None:
+    """The header's length goes by the order, through the digits of offsets; both processes must mean the same one."""
+    source = folder_of(tmp_path / "source")
+    weights = llama_weights()
+    names = sorted(weights, key=lambda name: (name == "lm_head.weight", name != "model.embed_tokens.weight", name))
+    torch.save({name: weights[name] for name in names}, source / "pytorch_model.bin")
+    convert(source, tmp_path / "out")
+    held = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(held[name], one) for name, one in weights.items())
+
+
 @pytest.mark.parametrize("first", ["lm_head.weight", "model.embed_tokens.weight"])
 def test_memory_that_the_model_shares_is_written_once(first: str, tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", tie_word_embeddings=True)
