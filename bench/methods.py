@@ -16,6 +16,7 @@ EACH: dict[str, dict[str, object]] = {
     "model_stock": {},
     "ties": HALF,
     "breadcrumbs": HALF,
+    "breadcrumbs_ties": HALF,
     "dare_linear": HALF,
     "dare_ties": HALF,
     "della": HALF,

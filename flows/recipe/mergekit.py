@@ -57,6 +57,8 @@ def adapt(merge: Mapping[str, Any], at: Where) -> tuple[dict[str, Any], list[Fau
     """
     clean = dict(merge)
     faults = _method(clean, at)
+    if clean.pop("out_path", None) is not None:
+        faults.append(_unsupported((*at, "out_path"), "out_path", "the command line says where: `--out`"))
     _drop_without_effect(clean)
     faults += _references(clean, at)
     if isinstance(clean.get("tokenizer_source"), str):

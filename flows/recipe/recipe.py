@@ -36,6 +36,7 @@ from widen.adapter import JOIN
 from widen.errors import RecipeError
 from widen.settings import Settings
 
+METHOD = ("merge", "merge_method")
 SECTIONS = ("validate", "evaluate", "gates", "registry")
 
 
@@ -137,12 +138,14 @@ def load_recipe(path: Path) -> Recipe:
     bare = mergekit.looks_like(document.data)
     data, adapted = _adapt(_as_recipe(document.data, document.path.stem) if bare else document.data)
     body, structural = check(data)
-    faults = [*adapted, *structural]
     merge = body.merge if body else merge_section(data)
-    faults += recipe_methods.faults(merge) if merge else []
+    about = list(recipe_methods.faults(merge)) if merge else []
     misspelt = {fault.where[:-1] for fault in structural}
-    about = [*recipe_checks.faults(body), *recipe_search.faults(body)] if body else []
-    faults += [fault for fault in about if fault.where not in misspelt]
+    others = [*recipe_checks.faults(body), *recipe_search.faults(body)] if body else []
+    about += [fault for fault in others if fault.where not in misspelt]
+    if METHOD in {fault.where for fault in adapted}:  # what a merge section lacks depends on its method
+        about = [fault for fault in about if fault.where[:1] != METHOD[:1]]
+    faults = [*adapted, *structural, *about]
     if bare:
         faults = [replace(fault, where=_unwrapped(fault.where)) for fault in faults]
     faults += document.faults

@@ -134,6 +134,18 @@ REFUSED = {
         f"{TWO}merge_method: nearswap\n",
         r":2: merge_method: mergekit's `nearswap` is not supported: the merge methods here are",
     ),
+    "a place of its own for the output": (
+        f"{TWO}merge_method: linear\nout_path: ./merged\n",
+        r":3: out_path: mergekit's `out_path` is not supported: the command line says where: `--out`",
+    ),
+    "a method of mergekit's, the base among its models": (
+        "models: [{model: org/a}, {model: org/b}]\nmerge_method: arcee_fusion\nbase_model: org/a\n",
+        r"^[^\n]*config.yml:2: merge_method: mergekit's `arcee_fusion` is not supported: [^\n]*$",
+    ),
+    "a method of one's own, without a base": (
+        f"{TWO}merge_method: simple_average\n",
+        r"^[^\n]*config.yml:2: merge_method: unknown merge method `simple_average`; [^\n]*$",
+    ),
     "a method that nobody has": (f"{TWO}merge_method: linaer\n", "unknown merge method `linaer`; the nearest known is `linear`"),
     "nothing to merge": ("merge_method: linear\n", r":1: models: a required key is missing: the models to merge, or"),
     "both": (
