@@ -98,7 +98,7 @@ lock:
 	@echo "== resolving pyproject.toml anew (network)"
 	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	"$(PYTHON)" -m venv "$$folder/venv"; \
-	"$$folder/venv/bin/python" -m pip install --progress-bar off ".[pipeline,s3,postgres,dev]" $(LOCK_WITH); \
+	"$$folder/venv/bin/python" -m pip install --progress-bar off ".[pipeline,s3,postgres,ray,dask,dev]" $(LOCK_WITH); \
 	{ sed -n '/^#/p' requirements.lock; \
 	  "$$folder/venv/bin/python" -m pip freeze --all --exclude pip --exclude widen \
 	    | sed 's/+cpu$$//' | grep -v -E '^(nvidia-|cuda-|triton==)'; } > "$$folder/requirements.lock"; \

@@ -16,13 +16,15 @@ INTERVAL_S = 0.02
 @dataclass(frozen=True)
 class Run:
     """One finished command: seconds of wall time and of CPU time (user and system), the peak of anonymous memory in
-    bytes, and what it printed.
+    bytes, and what it printed. family_seconds: CPU time as it was seen of every process that descended from it, also of
+    those for which nobody waited, such as a cluster's.
     """
 
     seconds: float
     cpu_seconds: float
     anonymous_peak: int
     output: str
+    family_seconds: float
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
@@ -44,7 +46,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         output = printed.read().decode(errors="replace")
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{output}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, watch.peak, output)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, watch.peak, output, sum(watch.computing.values()))
 
 
 class _Watch:
@@ -52,6 +54,7 @@ class _Watch:
 
     def __init__(self, pid: int) -> None:
         self.peak = 0
+        self.computing: dict[int, float] = {}
         self._pid = pid
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -66,7 +69,9 @@ class _Watch:
 
     def _sample(self) -> None:
         while not self._over.is_set():
-            self.peak = max(self.peak, sum(anonymous(pid) for pid in family(self._pid)))
+            members = family(self._pid)
+            self.peak = max(self.peak, sum(anonymous(pid) for pid in members))
+            self.computing.update({pid: spent for pid in members if (spent := computing(pid))})
             self._over.wait(INTERVAL_S)
 
 
@@ -83,6 +88,12 @@ def anonymous(pid: int) -> int:
     """Bytes of anonymous memory that a process holds now; 0 once it is gone."""
     lines = _text(Path(f"/proc/{pid}/status")).splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+
+
+def computing(pid: int) -> float:
+    """Seconds that a process itself has had a processor; 0 once it is gone."""
+    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def _text(path: Path) -> str:

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from bench.measure import run
 from widen.api import DEFAULT_SETTINGS
 from widen.backend import open_backend
-from widen.checkpoint import Checkpoint, TensorEntry
+from widen.checkpoint import Checkpoint
 from widen.contents import Contents
 from widen.dtypes import BF16
 from widen.engine import Engine
+from widen.headers import TensorEntry
 from widen.memory import MemoryBudget
 from widen.plan import MergePlan, make_plan
 from widen.progress import progress_on

@@ -48,7 +48,9 @@ class Size:
 
 SIZES = {
     "tiny": Size(layers=2, hidden=64, inner=176, heads=4, vocabulary=512),
+    "0.13b": Size(layers=12, hidden=768, inner=2048, heads=12, vocabulary=32_000),
     "0.43b": Size(layers=24, hidden=1024, inner=2816, heads=16, vocabulary=64_000),
+    "0.88b": Size(layers=24, hidden=1536, inner=4096, heads=12, vocabulary=64_000),
     "1.78b": Size(layers=24, hidden=2048, inner=5504, heads=16, vocabulary=138_240),
 }
 """By name. The largest is Qwen1.5-1.8B with a vocabulary of 138,240."""

@@ -9,8 +9,25 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.cli_options import Cache, Device, Memory, RecipeFile, RegistryUri, ShardSize, Threads, Workspace
+from flows.cli_options import (
+    AMOUNTS,
+    NODE_HELP,
+    STORAGE_HELP,
+    Address,
+    Cache,
+    Device,
+    Memory,
+    RecipeFile,
+    RegistryUri,
+    RemoteCache,
+    Runner,
+    ShardSize,
+    Threads,
+    Unit,
+    Workspace,
+)
 from flows.cli_versions import app as versions
+from widen.remote.address import is_url
 
 app = typer.Typer(
     name="widen",
@@ -50,10 +67,19 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or em
 
 
 @app.command()
-def run(recipe: RecipeFile, workspace: Workspace = Path(), device: Device = "auto") -> None:
+def run(
+    recipe: RecipeFile,
+    workspace: Workspace = Path(),
+    device: Device = "auto",
+    runner: Runner = None,
+    address: Address = None,
+    unit: Unit = None,
+) -> None:
     """The whole road: fetch, measure, validate, merge, evaluate, gate, register, promote."""
     from flows.run import run_recipe
+    from flows.runners import remember
 
+    remember(runner, address, unit)
     run_recipe(recipe, workspace, device)
 
 
@@ -68,40 +94,85 @@ def validate(recipe: RecipeFile, workspace: Workspace = Path(), device: Device =
 @app.command()
 def merge(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(help="The folder to make; one that this recipe did not make is left alone.")],
+    out: Annotated[
+        str,
+        typer.Option(metavar="DIR|URL", help="The folder to make; one that this recipe did not make is left alone."),
+    ],
     workspace: Workspace = Path(),
     device: Device = "auto",
     threads: Threads = None,
     memory: Memory = None,
     shard_size: ShardSize = None,
     cache: Cache = None,
+    remote_cache: RemoteCache = None,
     profile: Annotated[
         Path | None, typer.Option(help="Say where the time went, and draw it here (.svg, .png).")
     ] = None,
+    runner: Runner = None,
+    address: Address = None,
+    unit: Unit = None,
 ) -> None:
-    """The merge alone: no workflow engine, no registry. Refuses what needs no policy (structure, finiteness)."""
+    """The merge alone: no registry, and on this machine no workflow engine. Refuses what needs no policy."""
     from flows.merge import MergeOptions, merge_recipe
+    from flows.runners import chosen, spread_merge
 
-    merge_recipe(recipe, out, MergeOptions(workspace, device, threads, memory, shard_size, cache), profile)
+    options = MergeOptions(workspace, device, threads, memory, shard_size, cache, remote_cache)
+    place = out if is_url(out) else Path(out)
+    if chosen(runner) == "local":
+        merge_recipe(recipe, place, options, profile)
+    else:
+        spread_merge(recipe, place, options, profile, (runner, address, unit))
 
 
 @app.command()
 def plan(
     recipe: RecipeFile,
     out: Annotated[
-        Path | None, typer.Option(help="The folder that the merge would make: what of it can be reused?")
+        str | None, typer.Option(metavar="DIR|URL", help="What the merge would make: what of it can be reused?")
     ] = None,
     workspace: Workspace = Path(),
     threads: Threads = None,
     memory: Memory = None,
     shard_size: ShardSize = None,
     cache: Cache = None,
+    remote_cache: RemoteCache = None,
 ) -> None:
     """What a merge would read, write, need and reuse, and how long it would take; from headers alone."""
     from flows.merge import MergeOptions
     from flows.plan import show_plan
 
-    show_plan(recipe, out, MergeOptions(workspace, "cpu", threads, memory, shard_size, cache))
+    place = Path(out) if out is not None and not is_url(out) else out
+    show_plan(recipe, place, MergeOptions(workspace, "cpu", threads, memory, shard_size, cache, remote_cache))
+
+
+@app.command(name="simulate")
+def simulate_nodes(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="Of its checkpoints, or give --size.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Without checkpoints: 7b, 13b, 34b, 70b, 180b or 405b.")] = None,
+    models: Annotated[int, typer.Option(min=1, help="With --size: models beside the base.")] = 2,
+    nodes: Annotated[str, typer.Option(help="1-64 doubles from 1 to 64; or a list, 1,2,8.")] = "1-64",
+    node: Annotated[str | None, typer.Option(metavar=AMOUNTS, help=NODE_HELP)] = None,
+    storage: Annotated[str | None, typer.Option(metavar=AMOUNTS, help=STORAGE_HELP)] = None,
+    unit: Unit = None,
+    overhead: Annotated[str | None, typer.Option(metavar=AMOUNTS, help="Seconds: start, worker, unit, tensor.")] = None,
+    inputs: Annotated[str, typer.Option(help="storage, or disk: a copy of all inputs on every node.")] = "storage",
+    file_digests: Annotated[bool, typer.Option("--file-digests", help="Hash input files too, as `run` does.")] = False,
+    slow: Annotated[float | None, typer.Option(min=0.001, max=1, help="One node has this share of the speed.")] = None,
+    lost: Annotated[float | None, typer.Option(min=0, help="One node is lost after so many seconds.")] = None,
+    gain: Annotated[float, typer.Option(min=0, max=1, help="More nodes are useful while they save this share.")] = 0.1,
+    draw: Annotated[Path | None, typer.Option(help="Draw the curve here (.svg, .png).")] = None,
+    workspace: Workspace = Path(),
+    shard_size: ShardSize = None,
+    cache: Cache = None,
+) -> None:
+    """What a merge would take on so many nodes: time, traffic, memory, cost, and what bounds it; from headers alone."""
+    from flows.merge import MergeOptions
+    from flows.simulate import Asked, simulate
+
+    asked = Asked(size, models, nodes, node, storage, unit, overhead, inputs, file_digests, slow, lost, gain)
+    simulate(recipe, asked, MergeOptions(workspace, "cpu", None, None, shard_size, cache), draw)
 
 
 @app.command()

@@ -14,6 +14,22 @@ ShardSize = Annotated[str | None, typer.Option(help="Largest output file, such a
 Cache = Annotated[
     Path | None, typer.Option(help="Digests and statistics kept between merges; ~/.cache/widen if not said.")
 ]
+RemoteCache = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Of the cache for what storages hold, such as 50GB; 20GB if not said."),
+]
+Runner = Annotated[
+    str | None, typer.Option(metavar="local|ray|dask", help="Who merges: this process, or units on a cluster's nodes.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray or Dask cluster that runs; without, one is started on this machine.")
+]
+Unit = Annotated[
+    str | None, typer.Option(metavar="NAME=AMOUNT,...", help="What one unit takes: cpus=2, gpus=1, memory=8GB, ...")
+]
+AMOUNTS = "NAME=AMOUNT,..."
+NODE_HELP = "cpus, memory, read, write, network (bytes a second), gpus, pcie, kernel, scaling, speed, price of an hour."
+STORAGE_HELP = "Of all nodes together: read, write (bytes a second), latency (seconds), part, requests."
 By = Annotated[str | None, typer.Option(metavar="PERSON", help="Who; git's user by default, else user@host.")]
 RegistryUri = Annotated[str | None, typer.Option("--registry", help="The registry, if not the workspace's own.")]
 

@@ -6,6 +6,8 @@ What the user has set is kept.
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -95,6 +97,22 @@ def start_prefect() -> None:
         from prefect.server.api.server import SubprocessASGIServer
 
         SubprocessASGIServer().start()
+
+
+@contextmanager
+def prefect_server() -> Iterator[None]:
+    """For the block, a Prefect server that processes of this machine find by its address: the user's, or a temporary
+    one. Raises EnvironmentFault where it does not answer.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    seed_prefect()
+    start_prefect()
+    require_prefect()
+    named = PREFECT_API_URL.value()
+    with temporary_settings({PREFECT_API_URL: named or SubprocessASGIServer().api_url}):
+        yield
 
 
 def require_prefect() -> None:

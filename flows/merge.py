@@ -11,9 +11,10 @@ from flows.profile_picture import require_picture
 from flows.recipe import Recipe, load_recipe
 from flows.recipe.schema import SourceSpec
 from tasks.model_cache import local_folder
-from tasks.sources import Source, is_cached, is_url, model_id
+from tasks.sources import Source, is_cached, is_url, model_id, refuse_unsafe
 from widen import Checkpoint, Resources, Settings
 from widen import merge as merge_checkpoints
+from widen.dispatched import Dispatch
 from widen.errors import RecipeError
 from widen.manifest import Recipe as MergedRecipe
 from widen.profile import Profile
@@ -32,12 +33,18 @@ class MergeOptions:
     memory: str | None
     shard_size: str | None
     cache: Path | None
+    remote_cache: str | None = None
 
     @property
     def resources(self) -> Resources:
         """For the engine. Raises RecipeError for a size that is none."""
         memory = parse_size("memory", self.memory) if self.memory else None
-        return Resources(self.device, self.threads, memory, self.cache or user_cache())
+        return Resources(self.device, self.threads, memory, self.cache or user_cache(), self._remote_cache)
+
+    @property
+    def _remote_cache(self) -> int | None:
+        said = self.remote_cache or os.environ.get("WIDEN_REMOTE_CACHE")  # as the runner's name: without the settings
+        return parse_size("remote cache", said) if said else None
 
     def settings(self, recipe: Recipe) -> Settings:
         """The recipe's settings, with the asked shard size."""
@@ -45,17 +52,23 @@ class MergeOptions:
         return replace(recipe.settings, shard_bytes=shard_bytes)
 
 
-def merge_recipe(recipe_file: Path, out: Path, options: MergeOptions, profile: Path | None) -> None:
-    """Merge what the recipe names into `out` and say what was made; draw where the time went into `profile`."""
+def merge_recipe(
+    recipe_file: Path, out: Path | str, options: MergeOptions, profile: Path | None, dispatch: Dispatch | None = None
+) -> None:
+    """Merge what the recipe names into `out` and say what was made; draw where the time went into `profile`.
+
+    dispatch: who does the work, unit by unit, if not this process.
+    """
     if profile is not None:
         require_picture(profile)
     recipe = load_recipe(recipe_file)
     resources, settings = options.resources, options.settings(recipe)
-    base, *models = open_inputs(recipe, options.workspace)
+    base, *models = open_inputs(recipe, options.workspace, resources)
     clock = Profile()
     manifest = merge_checkpoints(
         base, models, out, settings, recipe=MergedRecipe(recipe.name, recipe.merge_digest),
         allow_config=allow_config(recipe), resources=resources, progress=progress_on(), profile=clock,
+        dispatch=dispatch,
     )  # fmt: skip
     for note in manifest.notes:
         print(note, file=sys.stderr)
@@ -69,9 +82,13 @@ def allow_config(recipe: Recipe) -> Sequence[str]:
     return recipe.validate.allow_config if recipe.validate else ()
 
 
-def open_inputs(recipe: Recipe, workspace: Path) -> list[Checkpoint]:
-    """The recipe's checkpoints, the base first; a versioned source through the workspace's import."""
-    return [Checkpoint.open(_folder(recipe, name, workspace), name) for name in recipe.inputs]
+def open_inputs(recipe: Recipe, workspace: Path, resources: Resources | None = None) -> list[Checkpoint]:
+    """The recipe's checkpoints, the base first; a versioned source through the workspace's import, one in a storage by
+    ranges as they are needed.
+    """
+    places = {name: _place(recipe, name, workspace) for name in recipe.inputs}
+    remote = (resources or Resources()).remote if any(isinstance(one, str) for one in places.values()) else None
+    return [Checkpoint.open(place, name, remote) for name, place in places.items()]
 
 
 def user_cache() -> Path | None:
@@ -104,10 +121,13 @@ def _show(clock: Profile, picture: Path) -> None:
     print(f"profile drawn: {picture}", file=sys.stderr)
 
 
-def _folder(recipe: Recipe, name: str, workspace: Path) -> Path:
-    """A local folder, or a cache's, as it is; any other source through the workspace's import."""
+def _place(recipe: Recipe, name: str, workspace: Path) -> Path | str:
+    """A local folder, a cache's or a storage's as it is; any other source through the workspace's import."""
     source: SourceSpec = recipe.inputs[name]
-    if source.repo is None and not is_url(source.path):
+    if source.repo is None and is_url(source.path):
+        refuse_unsafe(Source(name, source.path, None, source.rev))
+        return source.path
+    if source.repo is None:
         known = is_cached(source.path) or (model_id(source.path) is not None and not (workspace / source.path).exists())
         asked = Source(name, source.path, None, source.rev)
         return local_folder(asked, workspace).folder if known or source.rev else workspace / source.path

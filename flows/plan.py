@@ -15,11 +15,11 @@ from widen.manifest import Recipe as MergedRecipe
 from widen.outlook import Outlook
 
 
-def show_plan(recipe_file: Path, out: Path | None, options: MergeOptions) -> None:
+def show_plan(recipe_file: Path, out: Path | str | None, options: MergeOptions) -> None:
     """Print it. Raises InputsRefused, after the figures, when the merge would be refused for its inputs' structure."""
     recipe = load_recipe(recipe_file)
     resources, settings = options.resources, options.settings(recipe)
-    base, *models = open_inputs(recipe, options.workspace)
+    base, *models = open_inputs(recipe, options.workspace, resources)
     merged = MergedRecipe(recipe.name, recipe.merge_digest)
     found, problems = outlook(base, models, out, settings, merged, allow_config(recipe), resources)
     print("\n".join(_lines(found)), flush=True)  # the rest waits for lm-eval
@@ -36,7 +36,7 @@ def _lines(found: Outlook) -> Iterator[str]:
     yield f"read        {found.read / 1e9:.2f} GB"
     yield f"write       {found.write / 1e9:.2f} GB in {found.files} files"
     yield f"memory      {found.memory / 1e9:.2f} GB anonymous at most"
-    yield f"disk        {found.write / 1e9:.2f} GB needed at most, {found.disk_free / 1e9:.2f} GB free"
+    yield f"disk        {found.disk / 1e9:.2f} GB needed at most, {found.disk_free / 1e9:.2f} GB free"
     yield f"statistics  {found.pairs - found.measured} of {found.pairs} known, {found.measured} to measure"
     yield f"reuse       {_reuse(found)}"
     yield f"time        about {found.seconds:.1f} s, by the rates of {found.rates_of}, if the disk keeps up"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from flows.recipe import SECTIONS, Recipe, load_recipe
 from flows.registries import registry_at
+from flows.runners import runner_of
 from flows.settings import secret, settings
 from widen.errors import EnvironmentFault
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from registry.store import Registry
     from tasks.evaluate import EvaluateSettings
     from tasks.fetch import Source
+    from tasks.spread import Runner
     from tasks.upstream import Pin
     from widen import Settings
     from widen.manifest import Recipe as MergedRecipe
@@ -99,9 +101,15 @@ class Road:
 
         if device == "auto":  # what a deployment says as well, on whichever machine its worker is
             device = settings().device
-        require_device(device)
+        if settings().runner == "local":
+            require_device(device)
         folder = require_workspace(workspace)
         return cls(load_recipe(recipe if recipe.is_file() else folder / recipe), folder, device, call, pins)
+
+    @cached_property
+    def runner(self) -> "Runner":
+        """Who does the units of the merge. Raises RecipeError for a setting that says nothing."""
+        return runner_of(None, None, None, self.device)
 
     def require_all(self) -> None:
         """Raise now, before hours of work, for a section, a registry or a key that a station would miss later."""
@@ -109,7 +117,7 @@ class Road:
 
         for section in SECTIONS:
             self.recipe.require(section)  # type: ignore[call-overload]
-        _ = self.settings, self.clauses, self.evaluation, self.signing_key
+        _ = self.settings, self.clauses, self.evaluation, self.signing_key, self.runner
         if self.registry.database is None:
             probe(self.registry.uri)
 

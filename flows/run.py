@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from flows.environment import prepare, require_prefect, seed_prefect
+from flows.environment import prefect_server, prepare
 from flows.quiet import told_once
 from flows.registries import registry_at
 from flows.report import print_run
@@ -19,11 +19,9 @@ def run_recipe(recipe: Path, workspace: Path, device: str) -> None:
     # Before the workflow engine starts, so that a mistake in the recipe is answered at once.
     road = Road.open(recipe, workspace, device)
     road.require_all()
-    seed_prefect()
-    require_prefect()
     from flows.pipeline import merge_pipeline
 
-    with told_once():
+    with prefect_server(), told_once():
         try:
             merge_pipeline(str(road.recipe.path.resolve()), str(workspace), device)
         except (PromotionRefused, HistoryAltered):

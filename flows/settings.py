@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     webhook_url: SecretStr | None = None
     log_folder: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    runner: Literal["local", "ray", "dask"] = "local"
+    runner_address: str | None = None
+    unit: str | None = None
+    remote_cache: Annotated[str, Field(pattern=r"(?i)^\d+(\.\d+)?\s*[KMG]?B?$")] = "20GB"
     watch_seconds: PositiveFloat = 15
     quiet_seconds: NonNegativeFloat = 10
     retry_seconds: PositiveFloat = 60

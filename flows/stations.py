@@ -73,8 +73,9 @@ def merge(road: Road, sources: tuple["Fetched", ...]) -> Path:
     from tasks.merge import merge as work
 
     path: Path = road.call(
-        work, sources, road.settings, road.merged_recipe, road.allow_config, road.device, road.cache, road.merged_folder
-    )
+        work, sources, road.settings, road.merged_recipe, road.allow_config, road.device, road.cache,
+        road.merged_folder, road.runner,
+    )  # fmt: skip
     return path
 
 

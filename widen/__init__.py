@@ -13,11 +13,12 @@ from widen.errors import EnvironmentFault, InputsRefused, OutputExists, RecipeEr
 from widen.version import __version__
 
 if TYPE_CHECKING:
-    from widen.api import Inspection, Resources, inspect, merge
+    from widen.api import Inspection, inspect, merge
     from widen.checkpoint import Checkpoint
     from widen.influences import Influence, TensorInfluence, influence
     from widen.manifest import Manifest
     from widen.settings import Settings
+    from widen.workbench import Resources
 
 __all__ = [
     "Checkpoint", "EnvironmentFault", "Influence", "InputsRefused", "Inspection", "Manifest", "OutputExists",
@@ -27,7 +28,7 @@ __all__ = [
 
 _HOMES = {
     "Inspection": "api",
-    "Resources": "api",
+    "Resources": "workbench",
     "inspect": "api",
     "merge": "api",
     "Checkpoint": "checkpoint",

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from widen.digests import FileDigest
 
 if TYPE_CHECKING:
+    from widen.checkpoint import Checkpoint
     from widen.manifest import Manifest
 
 
@@ -57,10 +57,10 @@ def merge_of(manifest: "Manifest") -> MergeRecord:
     return MergeRecord(manifest.digest, manifest.recipe.name, manifest.method, inputs)
 
 
-def speaks_of(manifest: "Manifest", folder: Path, weights: Mapping[str, FileDigest]) -> bool:
+def speaks_of(manifest: "Manifest", checkpoint: "Checkpoint", weights: Mapping[str, FileDigest]) -> bool:
     """Whether a manifest that lies in a checkpoint's folder is about the weights that lie there.
 
     weights: every weight file of the checkpoint with its digest.
     """
     listed = {name: digest for name, digest in manifest.files.items() if name.endswith(".safetensors")}
-    return listed == dict(weights) and all((folder / name).is_file() for name in manifest.files)
+    return listed == dict(weights) and all(checkpoint.holds(name) for name in manifest.files)

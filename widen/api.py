@@ -6,69 +6,40 @@ print(manifest.digest)
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from widen.arrangement import Folder, arranged
-from widen.backend import open_backend
+from widen.arrangement import Folder
 from widen.checkpoint import Checkpoint
 from widen.checks import Problem, refuse
 from widen.companions import write_companions
 from widen.contents import Contents
 from widen.digests import DigestCache, canonical_json, digest_of
+from widen.dispatched import Dispatch, Workers, here, workers
 from widen.engine import Engine
-from widen.errors import EnvironmentFault, OutputExists
+from widen.errors import OutputExists, RecipeError
 from widen.inputs import describe_inputs
 from widen.manifest import MANIFEST_FILE, Input, Manifest, Recipe, ReuseRecord, merge_key
-from widen.memory import MemoryBudget, default_budget
-from widen.outlook import Outlook, foresee, remember_rates
-from widen.output import write_output
+from widen.outlook import Outlook, foresee
 from widen.plan import MergePlan, TensorPlan
 from widen.profile import Profile
 from widen.progress import Progress, silent
+from widen.remote.address import is_url
 from widen.reuse import FIRST_RUN, find
 from widen.settings import Settings
-from widen.staging import discard_interrupted, require_space, staged_folder, write_synced
+from widen.staging import HEADROOM_BYTES, discard_interrupted, require_space, staged_folder, write_synced
 from widen.statistics import StatisticsStore, finiteness_problems
 from widen.summary import ModelSummary, TensorSummary
 from widen.version import ENGINE
+from widen.workbench import DEFAULT_RESOURCES, Resources, open_engine, planned
+
+if TYPE_CHECKING:
+    from widen.remote.merge import Target
 
 DEFAULT_SETTINGS = Settings()
-HEADROOM_BYTES = 64_000_000
-"""Room for tokenizer, index and manifest beside the tensors."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a merge may use; none of it changes a byte of the result.
-
-    device: auto, cpu or cuda. threads: of the CPU, all by default. memory: budget in bytes, a quarter of what is
-    available by default. cache: a folder for digests, statistics and descriptions of architectures; without it nothing
-    is kept between calls.
-    """
-
-    device: str = "auto"
-    threads: int | None = None
-    memory: int | None = None
-    cache: Folder | None = None
-
-    def kept(self, name: str) -> Path | None:
-        """A part of the cache. Raises EnvironmentFault when the cache cannot be written."""
-        if not self.cache:
-            return None
-        try:
-            Path(self.cache).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EnvironmentFault(f"cache {self.cache}: cannot be made ({error.strerror}); choose another") from error
-        if not os.access(self.cache, os.W_OK | os.X_OK):
-            raise EnvironmentFault(f"cache {self.cache}: cannot be written; choose another")
-        return Path(self.cache) / name
-
-
-DEFAULT_RESOURCES = Resources()
 
 
 @dataclass(frozen=True)
@@ -127,23 +98,30 @@ def merge(
     resources: Resources = DEFAULT_RESOURCES,
     progress: Progress = silent,
     profile: Profile | None = None,
+    dispatch: Dispatch | None = None,
 ) -> Manifest:
     """Merge `models` into `base` and publish the result as the folder `out`, whole or not at all.
+
+    A source and `out` may be the URL of a folder in a storage, as in s3://BUCKET/FOLDER (`widen.remote`).
 
     recipe: what `out` belongs to; a folder made by another recipe is refused (OutputExists), one made by this recipe
     is replaced, and left as it is when nothing changed. any_settings: a recipe of the same name counts as this one.
     file_digests: record the SHA-256 of the inputs' weight files too. profile: collects what the time went into.
-    Raises InputsRefused, and publishes nothing, when structure or finiteness is wrong, RecipeError for wrong settings,
-    EnvironmentFault for device and disk.
+    dispatch: has the work done elsewhere, unit by unit (`widen.units`), with `resources` for each; the bytes are the
+    same. Raises InputsRefused, and publishes nothing, when structure or finiteness is wrong, RecipeError for wrong
+    settings, EnvironmentFault for device, disk and storage.
     """
-    out = Path(out)
     recipe = recipe or _recipe_of((base, *models), settings)
-    previous = require_own_output(out, recipe, any_settings)
+    target = _target(out, recipe, any_settings, resources, dispatch)
+    previous = None if target else require_own_output(Path(out), recipe, any_settings)
     files = DigestCache(resources.kept("digests")) if file_digests else None
     with planned((base, *models), settings, allow_config, resources, progress) as (plan, problems):
         refuse(problems)
-        with open_engine(resources, progress, profile or Profile()) as engine:
-            return _merge_plan(plan, engine, out, recipe, files, previous)
+        with open_engine(here(resources, dispatch), progress, profile or Profile()) as engine:
+            if target is not None:
+                return _merge_into(plan, engine, target, recipe, files)
+            by = workers(engine, dispatch, resources)
+            return _merge_plan(plan, engine, by, Path(out), recipe, files, previous)
 
 
 def outlook(
@@ -157,13 +135,19 @@ def outlook(
 ) -> tuple[Outlook, list[Problem]]:
     """What `merge` would do with the same arguments, and why it would refuse, from headers and the cache alone."""
     recipe = recipe or _recipe_of((base, *models), settings)
-    previous = require_own_output(Path(out), recipe) if out else None
+    target = _target(out, recipe, False, resources, None) if out else None
+    previous = require_own_output(Path(out), recipe) if out and target is None else None
+    if target is not None:
+        out, previous = target.cache.folder, target.published.manifest if target.published else None
     contents, store = Contents(resources.kept("contents")), StatisticsStore(resources.kept("statistics"))
     lanes = resources.threads or len(os.sched_getaffinity(0))
     cache = Path(resources.cache) if resources.cache else None
     try:
         with planned((base, *models), settings, allow_config, resources) as (plan, problems):
-            return foresee(plan, contents, store, previous, lanes, Path(out or "."), cache), problems
+            return foresee(
+                plan, contents, store, previous, lanes, Path(out or "."), cache,
+                is_sent=target is not None, remote_cache=resources.remote_cache,
+            ), problems  # fmt: skip
     finally:
         store.close()
 
@@ -190,11 +174,19 @@ def require_own_output(out: Path, recipe: Recipe, any_settings: bool = False) ->
 
 
 def _merge_plan(
-    plan: MergePlan, engine: Engine, out: Path, recipe: Recipe, files: DigestCache | None, previous: Manifest | None
+    plan: MergePlan,
+    engine: Engine,
+    by: Workers,
+    out: Path,
+    recipe: Recipe,
+    files: DigestCache | None,
+    previous: Manifest | None,
 ) -> Manifest:
     engine.contents.watch((*plan.inputs, *plan.checkpoints))
+    if files is not None:
+        by.hash_files(plan, files)
     if previous is not None:
-        engine.name_inputs(plan)
+        by.name_inputs(plan)
         inputs = describe_inputs(plan, engine.contents, files, engine.progress)
         if previous.key == merge_key(ENGINE, plan.settings.content, inputs) and _is_intact(previous, out, engine):
             engine.progress.note(f"merge: {out} is unchanged, verified by digest")
@@ -202,20 +194,49 @@ def _merge_plan(
             return previous
     with staged_folder(out) as staging:
         if staging.interrupted:
-            engine.name_inputs(plan)
+            by.name_inputs(plan)
         reuse = find(plan, engine.contents, previous, out, staging.interrupted)
         require_space(out.parent, plan.out_bytes - reuse.linked_bytes + HEADROOM_BYTES)
         companions, notes = write_companions(plan, staging.folder)
-        written = write_output(plan, engine, reuse, staging.folder)
+        written = by.write(plan, reuse, staging.folder)
         inputs = describe_inputs(plan, engine.contents, files, engine.progress)
         engine.contents.require_unchanged()
         notes += [f"tied: {name} repeats another tensor and was not merged" for name in sorted(plan.tied)]
         manifest = Manifest(
             ENGINE, recipe, plan.settings.method, plan.settings.content, inputs, written.tensors,
-            companions | written.files, notes, written.reuse,
+            {**companions, **written.files}, notes, written.reuse,
         )  # fmt: skip
         write_synced(staging.folder / MANIFEST_FILE, (canonical_json(manifest.to_json()) + "\n").encode())
     _tell(manifest.reuse, engine.progress)
+    return manifest
+
+
+def _target(
+    out: Folder, recipe: Recipe, any_settings: bool, resources: Resources, dispatch: Dispatch | None
+) -> "Target | None":
+    """An output in a storage; None for a folder. Raises OutputExists for what this recipe did not publish there."""
+    if not is_url(out):
+        return None
+    if dispatch is not None:
+        raise RecipeError(
+            f"{out}: units on other nodes need an output folder that all share; merge there, or with local"
+        )
+    from widen.remote.merge import Target
+    from widen.remote.publish import own_output
+    from widen.remote.store import Store
+
+    store = Store(str(out))
+    return Target(store, own_output(store, recipe, any_settings), resources.remote)
+
+
+def _merge_into(
+    plan: MergePlan, engine: Engine, target: "Target", recipe: Recipe, files: DigestCache | None
+) -> Manifest:
+    from widen.remote.merge import merge_into
+
+    manifest = merge_into(plan, engine, target, recipe, files)
+    if target.published is None or manifest is not target.published.manifest:
+        _tell(manifest.reuse, engine.progress)
     return manifest
 
 
@@ -226,26 +247,6 @@ def _tell(reuse: ReuseRecord, progress: Progress) -> None:
     progress.note(f"reuse: {reuse.reused} tensors taken from an earlier run, verified by digest")
     for reason, names in sorted(reuse.computed.items()):
         progress.note(f"computed: {len(names)} tensors, {reason}")
-
-
-@contextmanager
-def open_engine(resources: Resources, progress: Progress, profile: Profile) -> Iterator[Engine]:
-    """An engine on the device, with what the cache knows; it keeps what it learnt, however the block ends."""
-    contents, store = Contents(resources.kept("contents")), StatisticsStore(resources.kept("statistics"))
-    memory = resources.memory or default_budget()
-    backend = open_backend(resources.device, resources.threads, memory // 2, progress)
-    # A GPU's pinned buffers take half of the budget; the CPU backend holds nothing of its own.
-    budget = MemoryBudget(memory if backend.name == "cpu" else memory // 2)
-    try:
-        yield Engine(backend, budget, contents, store, progress, profile)
-    finally:
-        contents.save()
-        store.close()
-        backend.close()
-    for line in store.origins():
-        progress.note(line)
-    if backend.name == "cpu" and resources.cache:
-        remember_rates(profile, Path(resources.cache))
 
 
 @dataclass(frozen=True)
@@ -273,19 +274,12 @@ def _is_intact(previous: Manifest, out: Path, engine: Engine) -> bool:
         return not previous.damage(out, advance)
 
 
-def planned(
-    sources: Sequence[Folder | Checkpoint],
-    settings: Settings,
-    allow_config: Sequence[str],
-    resources: Resources,
-    progress: Progress = silent,
-) -> AbstractContextManager[tuple[MergePlan, list[Problem]]]:
-    """`arranged`, with what it computes kept where `resources` say."""
-    overlays, architectures = resources.kept("overlays"), resources.kept("architectures")
-    return arranged(sources, settings, allow_config, overlays, architectures, progress)
-
-
 def _recipe_of(sources: Sequence[Folder | Checkpoint], settings: Settings) -> Recipe:
-    paths = (source.folder if isinstance(source, Checkpoint) else Path(source) for source in sources)
-    folders = [str(path.absolute()) for path in paths]
+    folders = [_place(source) for source in sources]
     return Recipe("merge", digest_of({"folders": folders, "settings": settings.digest}))
+
+
+def _place(source: Folder | Checkpoint) -> str:
+    if isinstance(source, Checkpoint):
+        return source.place
+    return str(source) if is_url(source) else str(Path(source).absolute())

@@ -10,6 +10,7 @@ from widen.checks import Problem, structure_problems
 from widen.overlay import Overlays, open_overlays
 from widen.plan import MergePlan, make_plan
 from widen.progress import Progress, silent
+from widen.remote.cache import RemoteCache
 from widen.settings import Settings
 from widen.vocabulary.aligned import aligned
 
@@ -24,13 +25,15 @@ def arranged(
     overlays: Path | None = None,
     architectures: Path | None = None,
     progress: Progress = silent,
+    remote: RemoteCache | None = None,
 ) -> Iterator[tuple[MergePlan, list[Problem]]]:
     """The plan of a merge of `sources`, the base first, and why it would be refused; good for the length of the block.
 
-    overlays, architectures: where computed tensors and descriptions of architectures are kept, None for nowhere. Raises
-    InputsRefused, RecipeError and EnvironmentFault as `widen.merge` does.
+    overlays, architectures: where computed tensors and descriptions of architectures are kept, None for nowhere.
+    remote: where what is fetched of a source in a storage is. Raises InputsRefused, RecipeError and EnvironmentFault as
+    `widen.merge` does.
     """
-    inputs = [source if isinstance(source, Checkpoint) else Checkpoint.open(source) for source in sources]
+    inputs = [source if isinstance(source, Checkpoint) else Checkpoint.open(source, cache=remote) for source in sources]
     with open_overlays(overlays, progress) as made:
         base, *models = participants(inputs, settings, made, architectures)
         plan = make_plan(base, models, settings, architectures)

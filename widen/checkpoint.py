@@ -4,17 +4,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.dtypes import BY_SAFETENSORS_NAME, StorageType
 from widen.errors import EnvironmentFault, InputsRefused
 from widen.geometry import StoredTensor
-from widen.headers import header_json, prove_structure
+from widen.headers import TensorEntry, entry_of, header_json, prove_structure
+from widen.remote.address import is_url
+
+if TYPE_CHECKING:
+    from widen.remote.cache import RemoteCache
+    from widen.remote.file import RemoteFile
+    from widen.remote.snapshot import RemoteFolder
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -27,37 +31,6 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies: its file, the byte range inside it, its storage type and shape.
-
-    written: the type in which it stands for what a checkpoint holds, where it was computed in a wider one.
-    """
-
-    name: str
-    file: str
-    start: int
-    stop: int
-    kind: StorageType
-    shape: tuple[int, ...]
-    written: StorageType | None = None
-
-    @property
-    def written_kind(self) -> StorageType:
-        """The type that a merge from this tensor is written in, unless another is asked for."""
-        return self.written or self.kind
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file."""
-        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -74,7 +47,8 @@ class Checkpoint:
 
     made_of: the checkpoints that a *view* was made from, none for a checkpoint that lies in its folder as it is. A
     view's tensors may have other names than in their files, and lie in files elsewhere. rewritten: its companions,
-    where they are not those of its folder.
+    where they are not those of its folder. remote: the folder in a storage that it is; `folder` then holds what is
+    small of it on this machine.
     """
 
     name: str
@@ -84,28 +58,59 @@ class Checkpoint:
     shards: tuple[str, ...]
     made_of: tuple["Checkpoint", ...] = ()
     rewritten: Rewritten | None = None
+    remote: "RemoteFolder | None" = None
     _maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path | str, name: str | None = None) -> "Checkpoint":
+    def open(cls, folder: Path | str, name: str | None = None, cache: "RemoteCache | None" = None) -> "Checkpoint":
         """Read the configuration, the index and every header. Raises InputsRefused for what cannot be trusted.
 
-        The folder of an adapter (PEFT's layout) opens as one: `is_adapter`.
+        folder: of this machine, or the URL of one in a storage, as in s3://BUCKET/FOLDER; `cache` keeps what is fetched
+        of that. The folder of an adapter (PEFT's layout) opens as one: `is_adapter`. Raises EnvironmentFault for a
+        storage that does not answer.
         """
+        if is_url(folder):
+            from widen.remote.snapshot import open_folder
+
+            remote = open_folder(str(folder), cache)
+            try:
+                return cls._read(name or remote.name, remote.folder, remote)
+            except InputsRefused as refusal:
+                raise InputsRefused(remote.told(str(refusal))) from refusal
         folder = Path(folder)
         name = name or folder.name
         if not folder.is_dir():
             raise InputsRefused(f"{name}: checkpoint folder {folder} does not exist; check the path or fetch it first")
+        return cls._read(name, folder, None)
+
+    @classmethod
+    def _read(cls, name: str, folder: Path, remote: "RemoteFolder | None") -> "Checkpoint":
+        weights = folder if remote is None else remote.headers
         is_adapter = holds_adapter(folder)
         config = read_json(name, folder / ADAPTER_CONFIG_FILE) if is_adapter else read_config(name, folder)
-        shards, weight_map = _find_adapter(name, folder) if is_adapter else _find_shards(name, folder)
+        shards, weight_map = _find_adapter(name, weights) if is_adapter else _find_shards(name, folder, weights)
         tensors: dict[str, TensorEntry] = {}
         for shard in shards:
-            tensors.update(_read_header(name, folder, shard, weight_map))
+            file = None if remote is None else remote.files[shard]
+            tensors.update(_read_header(name, weights, shard, weight_map, file))
         _check_index(name, weight_map, tensors)
         if not tensors:
             raise InputsRefused(f"{name}: {', '.join(shards)} holds no tensor; expected a model's weights")
-        return cls(name, folder, config, dict(sorted(tensors.items())), shards)
+        return cls(name, folder, config, dict(sorted(tensors.items())), shards, remote=remote)
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for another process that opens it: an absolute path, or a URL."""
+        return str(self.folder.absolute()) if self.remote is None else self.remote.url
+
+    def file(self, name: str) -> "Path | RemoteFile":
+        """One of its files, by the name that `files` has."""
+        found = None if self.remote is None else self.remote.files.get(name)
+        return found or self.folder / name
+
+    def holds(self, name: str) -> bool:
+        """Whether it has a file of that name."""
+        return (self.folder / name).is_file() or (self.remote is not None and name in self.remote.files)
 
     @cached_property
     def companions(self) -> tuple[str, ...]:
@@ -140,9 +145,10 @@ class Checkpoint:
         held = dict(sorted(tensors.items()))
         return replace(self, tensors=held, config=config or self.config, made_of=self.inputs, _maps={})
 
-    def path_of(self, name: str) -> Path:
+    def path_of(self, name: str) -> "Path | RemoteFile":
         """The file that a tensor lies in."""
-        return self.folder / self.tensors[name].file
+        entry = self.tensors[name]
+        return entry.remote or self.folder / entry.file
 
     def bytes_of(self, file: str) -> NDArray[np.uint8]:
         """A shard's bytes, mapped read-only: pages come from the page cache and are never anonymous memory."""
@@ -156,8 +162,10 @@ class Checkpoint:
         return self._maps[file]
 
     def span(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of one tensor, mapped."""
+        """The bytes of one tensor, mapped; of a remote one they stay on this machine while the array lives."""
         entry = self.tensors[name]
+        if entry.remote is not None:
+            return entry.remote.span(entry.start, entry.stop)
         return self.bytes_of(entry.file)[entry.start : entry.stop]
 
     def tensor(self, name: str) -> StoredTensor:
@@ -225,14 +233,14 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-def _find_shards(name: str, folder: Path) -> tuple[tuple[str, ...], dict[str, str] | None]:
-    """The shard files, and the index's tensor-to-file map when there is one."""
-    if (folder / SINGLE_FILE).is_file():
+def _find_shards(name: str, folder: Path, weights: Path) -> tuple[tuple[str, ...], dict[str, str] | None]:
+    """The shard files, which lie in `weights`, and the index's tensor-to-file map when there is one."""
+    if (weights / SINGLE_FILE).is_file():
         return (SINGLE_FILE,), None
     if (folder / INDEX_FILE).is_file():
-        weight_map = _read_index(name, folder)
+        weight_map = _read_index(name, folder, weights)
         return tuple(sorted(set(weight_map.values()))), weight_map
-    _refuse_pickles(name, folder)
+    _refuse_pickles(name, weights)
     raise InputsRefused(f"{name}: {folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors weights")
 
 
@@ -241,11 +249,11 @@ def holds_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).is_file()
 
 
-def _find_adapter(name: str, folder: Path) -> tuple[tuple[str, ...], None]:
-    if (folder / ADAPTER_FILE).is_file():
+def _find_adapter(name: str, weights: Path) -> tuple[tuple[str, ...], None]:
+    if (weights / ADAPTER_FILE).is_file():
         return (ADAPTER_FILE,), None
-    _refuse_pickles(name, folder)
-    raise InputsRefused(f"{name}: {folder} has {ADAPTER_CONFIG_FILE} and no {ADAPTER_FILE}; fetch the adapter again")
+    _refuse_pickles(name, weights)
+    raise InputsRefused(f"{name}: {weights} has {ADAPTER_CONFIG_FILE} and no {ADAPTER_FILE}; fetch the adapter again")
 
 
 def _refuse_pickles(name: str, folder: Path) -> None:
@@ -257,7 +265,7 @@ def _refuse_pickles(name: str, folder: Path) -> None:
         )
 
 
-def _read_index(name: str, folder: Path) -> dict[str, str]:
+def _read_index(name: str, folder: Path, weights: Path) -> dict[str, str]:
     weight_map = read_json(name, folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputsRefused(f"{name}: {INDEX_FILE} has no `weight_map` of tensor names to files")
@@ -267,7 +275,7 @@ def _read_index(name: str, folder: Path) -> dict[str, str]:
                 f"{name}: {INDEX_FILE} places tensor {tensor} in {file!r}, outside the checkpoint's folder; it was not "
                 "opened. Expected a file name inside the folder"
             )
-        if not (folder / file).is_file():
+        if not (weights / file).is_file():
             raise InputsRefused(f"{name}: {INDEX_FILE} names {file} for tensor {tensor}, but {folder} has no such file")
     return weight_map
 
@@ -278,41 +286,21 @@ def leaves_folder(file: str) -> bool:
     return not file or path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file
 
 
-def _read_header(name: str, folder: Path, shard: str, weight_map: dict[str, str] | None) -> dict[str, TensorEntry]:
+def _read_header(
+    name: str, folder: Path, shard: str, weight_map: dict[str, str] | None, remote: "RemoteFile | None"
+) -> dict[str, TensorEntry]:
     """The entries of one shard that belong to the checkpoint, after the file's structure has been proved sound."""
     path = folder / shard
     header, data_start = header_json(name, path)
     entries = {}
     for tensor, fields in header.items():
         if tensor != "__metadata__":
-            entries[tensor] = _entry(name, shard, tensor, fields, data_start)
+            entries[tensor] = entry_of(name, shard, tensor, fields, data_start, remote)
     prove_structure(name, path)
     unlisted = [tensor for tensor in entries if weight_map is not None and weight_map.get(tensor) != shard]
     if unlisted:
         raise InputsRefused(f"{name}: {shard} holds tensor {unlisted[0]}, which {INDEX_FILE} does not place there")
     return entries
-
-
-def _entry(name: str, shard: str, tensor: str, fields: Any, data_start: int) -> TensorEntry:
-    try:
-        dtype, shape, (start, stop) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputsRefused(f"{name}: {shard}: tensor {tensor} has a damaged header entry ({error!r})") from error
-    if not isinstance(dtype, str) or dtype not in BY_SAFETENSORS_NAME:
-        raise InputsRefused(
-            f"{name}: tensor {tensor} in {shard} is stored as {dtype}; expected one of "
-            f"{', '.join(BY_SAFETENSORS_NAME)}. Merge the unquantised checkpoint"
-        )
-    kind = BY_SAFETENSORS_NAME[dtype]
-    numbers = (*shape, start, stop)
-    if (
-        not all(type(number) is int and number >= 0 for number in numbers)
-        or stop - start != prod(shape) * kind.itemsize
-    ):
-        raise InputsRefused(
-            f"{name}: {shard}: tensor {tensor}, shape {list(shape)}, type {dtype}, cannot fill bytes {start} to {stop}"
-        )
-    return TensorEntry(tensor, shard, data_start + start, data_start + stop, kind, shape)
 
 
 def _check_index(name: str, weight_map: dict[str, str] | None, tensors: dict[str, TensorEntry]) -> None:

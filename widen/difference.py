@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.checkpoint import Checkpoint, TensorEntry
+from widen.checkpoint import Checkpoint
 from widen.errors import InputsRefused
+from widen.headers import TensorEntry
 from widen.manifest import Manifest, MergedTensor
 from widen.progress import Progress, silent
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from widen.errors import InputsRefused
 
@@ -37,6 +38,27 @@ class Fingerprint:
         """Follows links, as reading does."""
         status = path.stat()
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+class Elsewhere(Protocol):
+    """A file that does not lie on this machine."""
+
+    @property
+    def url(self) -> str:
+        """Its address, without a secret."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the file as it was when it was opened; another one is never read for it."""
+
+    def hash(self) -> FileDigest:
+        """Read it once. Raises InputsRefused when it has changed."""
+
+    def is_unchanged(self) -> bool:
+        """Whether it still is the file that was opened."""
+
+
+File = Path | Elsewhere
 
 
 def hash_file(path: Path) -> FileDigest:
@@ -76,31 +98,40 @@ class Remembered:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def get(self, path: Path, fingerprint: Fingerprint) -> str | None:
+    def get(self, file: File, fingerprint: Fingerprint) -> str | None:
         """What is known about the file as it is now."""
         if self._folder is None:
             return None
         try:
-            entry = self._entry(path)
+            entry = self._entry(file)
             content = json.loads(entry.read_text())
             _touch_daily(entry)
             return str(content["text"]) if Fingerprint(**content["fingerprint"]) == fingerprint else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(self, path: Path, fingerprint: Fingerprint, text: str) -> None:
+    def put(self, file: File, fingerprint: Fingerprint, text: str) -> None:
         """Keep `text`, unless the file was written too short a time ago."""
         if self._folder is None or time.time_ns() - fingerprint.modified_ns <= SETTLED_NS:
             return
-        entry = self._entry(path)
+        entry = self._entry(file)
         entry.parent.mkdir(parents=True, exist_ok=True)
         partial = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         partial.write_text(canonical_json({"fingerprint": asdict(fingerprint), "text": text}))
         partial.replace(entry)
 
-    def _entry(self, path: Path) -> Path:
+    def _entry(self, file: File) -> Path:
         assert self._folder is not None
-        return self._folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json"
+        return self._folder / f"{hashlib.sha256(_place(file).encode()).hexdigest()}.json"
+
+
+def _place(file: File) -> str:
+    return str(file.resolve()) if isinstance(file, Path) else file.url
+
+
+def fingerprint_of(file: File) -> Fingerprint:
+    """Of a file as it is now, or as it was opened where it lies elsewhere."""
+    return Fingerprint.of(file) if isinstance(file, Path) else file.fingerprint
 
 
 def _touch_daily(entry: Path) -> None:
@@ -114,35 +145,34 @@ class DigestCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._remembered = Remembered(folder)
-        self._known: dict[Path, tuple[Fingerprint, FileDigest]] = {}
+        self._known: dict[str, tuple[Fingerprint, FileDigest]] = {}
 
-    def get(self, path: Path) -> FileDigest | None:
+    def get(self, file: File) -> FileDigest | None:
         """The digest of the file as it is now, if it is known."""
-        path = path.resolve()
-        fingerprint = Fingerprint.of(path)
-        known = self._known.get(path) or self._load(path, fingerprint)
+        place, fingerprint = _place(file), fingerprint_of(file)
+        known = self._known.get(place) or self._load(file, fingerprint)
         if known is None or known[0] != fingerprint:
             return None
-        self._known[path] = known
+        self._known[place] = known
         return known[1]
 
-    def compute(self, path: Path) -> FileDigest:
+    def compute(self, file: File) -> FileDigest:
         """The digest, from memory or by reading the file. Raises InputsRefused for one that changes meanwhile."""
-        known = self.get(path)
+        known = self.get(file)
         if known is None:
-            fingerprint = Fingerprint.of(path)
-            known = hash_file(path)
-            self.put(path, fingerprint, known)
+            fingerprint = fingerprint_of(file)
+            known = hash_file(file) if isinstance(file, Path) else file.hash()
+            self.put(file, fingerprint, known)
         return known
 
-    def put(self, path: Path, fingerprint: Fingerprint, digest: FileDigest) -> None:
+    def put(self, file: File, fingerprint: Fingerprint, digest: FileDigest) -> None:
         """Remember a digest. `fingerprint` was taken before the reading; a file that changed since is refused."""
-        path = path.resolve()
-        if Fingerprint.of(path) != fingerprint or fingerprint.size != digest.size:
-            raise InputsRefused(f"{path} changed while it was read; let the writer finish and run again")
-        self._known[path] = (fingerprint, digest)
-        self._remembered.put(path, fingerprint, canonical_json(asdict(digest)))
+        place = _place(file)
+        if fingerprint_of(file) != fingerprint or fingerprint.size != digest.size:
+            raise InputsRefused(f"{place} changed while it was read; let the writer finish and run again")
+        self._known[place] = (fingerprint, digest)
+        self._remembered.put(file, fingerprint, canonical_json(asdict(digest)))
 
-    def _load(self, path: Path, fingerprint: Fingerprint) -> tuple[Fingerprint, FileDigest] | None:
-        kept = self._remembered.get(path, fingerprint)
+    def _load(self, file: File, fingerprint: Fingerprint) -> tuple[Fingerprint, FileDigest] | None:
+        kept = self._remembered.get(file, fingerprint)
         return (fingerprint, FileDigest(**json.loads(kept))) if kept else None

@@ -66,10 +66,12 @@ class Engine:
         tensors: Sequence[TensorPlan],
         reads: Callable[[TensorPlan], Sequence[Side]],
         work: Callable[[TensorPlan], T],
+        on_failure: Callable[[], None] = lambda: None,
     ) -> list[T]:
         """Run `work` on every tensor, as many at a time as there are lanes; the results in order.
 
-        reads: what the work on a tensor needs the bytes of; they are read ahead.
+        reads: what the work on a tensor needs the bytes of; they are read ahead. on_failure: called as soon as one
+        failed, so that none of the others waits for it.
         """
         groups = [reads(tensor) for tensor in tensors]
         sizes = [sum(side.size for side in group) for group in groups]
@@ -81,7 +83,10 @@ class Engine:
 
             def run(number: int) -> T:
                 ahead.begin(number)
-                return work(tensors[number])
+                try:
+                    return work(tensors[number])
+                finally:
+                    ahead.end(number)
 
             futures = {lanes.submit(run, number): number for number in range(len(tensors))}
             try:
@@ -89,6 +94,7 @@ class Engine:
                     future.result()
                     advance(sizes[futures[future]])
             except BaseException:
+                on_failure()
                 lanes.shutdown(wait=False, cancel_futures=True)
                 raise
         return [future.result() for future in futures]

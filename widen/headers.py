@@ -1,12 +1,51 @@
 """The header of a safetensors file, and the proof that the file is sound."""
 
 import json
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from widen.dtypes import BY_SAFETENSORS_NAME, StorageType
 from widen.errors import InputsRefused
 
+if TYPE_CHECKING:
+    from widen.remote.file import RemoteFile
+
 LONGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: its file, the byte range inside it, its storage type and shape.
+
+    written: the type in which it stands for what a checkpoint holds, where it was computed in a wider one. remote: the
+    object in a storage that holds it; `file` has its header only then.
+    """
+
+    name: str
+    file: str
+    start: int
+    stop: int
+    kind: StorageType
+    shape: tuple[int, ...]
+    written: StorageType | None = None
+    remote: "RemoteFile | None" = None
+
+    @property
+    def written_kind(self) -> StorageType:
+        """The type that a merge from this tensor is written in, unless another is asked for."""
+        return self.written or self.kind
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.stop - self.start
 
 
 def header_json(name: str, path: Path) -> tuple[dict[str, Any], int]:
@@ -43,3 +82,28 @@ def prove_structure(name: str, path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise InputsRefused(f"{name}: {path} is truncated or corrupt ({error}); fetch the file again") from error
+
+
+def entry_of(
+    name: str, shard: str, tensor: str, fields: Any, data_start: int, remote: "RemoteFile | None" = None
+) -> TensorEntry:
+    """A header's entry of one tensor, of model `name`. Raises InputsRefused for one that says what cannot be."""
+    try:
+        dtype, shape, (start, stop) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputsRefused(f"{name}: {shard}: tensor {tensor} has a damaged header entry ({error!r})") from error
+    if not isinstance(dtype, str) or dtype not in BY_SAFETENSORS_NAME:
+        raise InputsRefused(
+            f"{name}: tensor {tensor} in {shard} is stored as {dtype}; expected one of "
+            f"{', '.join(BY_SAFETENSORS_NAME)}. Merge the unquantised checkpoint"
+        )
+    kind = BY_SAFETENSORS_NAME[dtype]
+    numbers = (*shape, start, stop)
+    if (
+        not all(type(number) is int and number >= 0 for number in numbers)
+        or stop - start != prod(shape) * kind.itemsize
+    ):
+        raise InputsRefused(
+            f"{name}: {shard}: tensor {tensor}, shape {list(shape)}, type {dtype}, cannot fill bytes {start} to {stop}"
+        )
+    return TensorEntry(tensor, shard, data_start + start, data_start + stop, kind, shape, None, remote)

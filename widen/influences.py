@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from widen.api import DEFAULT_RESOURCES, DEFAULT_SETTINGS, Resources, open_engine, planned
+from widen.api import DEFAULT_SETTINGS
 from widen.architecture import Kind
 from widen.arrangement import Folder
 from widen.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from widen.progress import Progress, silent
 from widen.settings import WIDEN, Settings
 from widen.statistics import Measured, finiteness_problems
 from widen.summary import layer_of
+from widen.workbench import DEFAULT_RESOURCES, Resources, open_engine, planned
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from widen.ancestry import MergeRecord, merge_of, speaks_of
 from widen.checkpoint import Checkpoint
 from widen.contents import Contents
-from widen.digests import DigestCache, FileDigest, digest_of, hash_file
+from widen.digests import DigestCache, FileDigest, digest_of, fingerprint_of, hash_file
 from widen.manifest import MANIFEST_FILE, Input, Manifest
 from widen.plan import MergePlan
 from widen.progress import Progress, silent
@@ -23,12 +23,12 @@ def describe_inputs(
 
 
 def _hash_weight_files(plan: MergePlan, files: DigestCache, progress: Progress) -> None:
-    paths = [checkpoint.folder / shard for checkpoint in plan.inputs for shard in checkpoint.shards]
-    unknown = [path for path in paths if files.get(path) is None]
+    weights = [checkpoint.file(shard) for checkpoint in plan.inputs for shard in checkpoint.shards]
+    unknown = [file for file in weights if files.get(file) is None]
     if not unknown:
         return
     with (
-        progress.stage("hash input files", sum(path.stat().st_size for path in unknown)) as advance,
+        progress.stage("hash input files", sum(fingerprint_of(file).size for file in unknown)) as advance,
         ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="widen-hash") as pool,
     ):
         for digest in pool.map(files.compute, unknown):
@@ -41,9 +41,7 @@ def _merge_of(checkpoint: Checkpoint, files: DigestCache, progress: Progress) ->
         manifest = Manifest.load(checkpoint.folder)
     except (OSError, ValueError):
         return None
-    if speaks_of(
-        manifest, checkpoint.folder, {name: files.compute(checkpoint.folder / name) for name in checkpoint.shards}
-    ):
+    if speaks_of(manifest, checkpoint, {name: files.compute(checkpoint.file(name)) for name in checkpoint.shards}):
         return merge_of(manifest)
     progress.note(f"{checkpoint.name}: its {MANIFEST_FILE} is about other weights; where it came from is not recorded")
     return None
@@ -63,6 +61,6 @@ def _describe(
     digest = digest_of({"tensors": tensors, "shapes": shapes, "companions": parts})
     weights: dict[str, FileDigest] = {}
     if files is not None:
-        weights = {name: files.compute(checkpoint.folder / name) for name in checkpoint.files}
+        weights = {name: files.compute(checkpoint.file(name)) for name in checkpoint.files}
     role = "adapter" if checkpoint.is_adapter else "base" if checkpoint is plan.inputs[0] else "model"
     return Input(role, checkpoint.name, digest, dict(sorted((companions | weights).items())), tensors, merge)

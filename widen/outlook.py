@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from widen.engine import memory_of
 from widen.manifest import Manifest
 from widen.plan import MergePlan, TensorPlan
 from widen.profile import Profile
+from widen.remote.cache import DEFAULT_LIMIT, FILES
 from widen.reuse import key_of, keys_of_manifest
 from widen.staging import free_space, write_atomically
 from widen.statistics import StatisticsStore
@@ -33,7 +34,7 @@ class Outlook:
     """The figures of a merge to be. Bytes throughout; `seconds` is an estimate, from `rates_of`.
 
     reused: tensors that an earlier output holds. unread: tensors of which this cannot be known before they are read.
-    measured: (tensor, model) pairs to be measured, of `pairs`.
+    measured: (tensor, model) pairs to be measured, of `pairs`. disk: needed at most on this machine.
     """
 
     kinds: Mapping[str, int]
@@ -48,6 +49,7 @@ class Outlook:
     pairs: int
     seconds: float
     rates_of: str
+    disk: int
     disk_free: int
 
 
@@ -59,20 +61,20 @@ def foresee(
     lanes: int,
     out: Path,
     cache: Path | None,
+    *,
+    is_sent: bool = False,
+    remote_cache: int | None = None,
 ) -> Outlook:
-    """Work out the figures. `previous`: the manifest of what the output folder `out` holds now."""
+    """Work out the figures. `previous`: the manifest of what the output holds now. out: on the disk that is used.
+
+    is_sent: the output's files go to a storage. remote_cache: bytes of what is read from one that are kept.
+    """
     known = [one for one in plan.tensors if all(contents.known(*side) for side in one.sides)]
     before = keys_of_manifest(previous) if previous else {}
     reused = {one.name for one in known if before.get(one.name) == key_of(plan, one, contents)}
     fresh = [one for one in plan.tensors if one.name not in reused]
-    known_names = {one.name for one in known}
-    measured = [
-        (one, model)
-        for one in fresh
-        for model in one.models
-        if one.name not in known_names or not store.has(store.key(one, contents, model))
-    ]
-    rates, rates_of = _rates(cache)
+    measured = _unmeasured(contents, store, fresh, {one.name for one in known})
+    rates, rates_of = rates_at(cache)
     work = _work(plan, contents, fresh, measured)
     return Outlook(
         kinds=dict(sorted(Counter(one.kind for one in plan.tensors).items())),
@@ -87,8 +89,27 @@ def foresee(
         pairs=sum(len(one.models) for one in plan.tensors),
         seconds=sum(size / rates[stage] for stage, size in work.items()) / lanes,
         rates_of=rates_of,
+        disk=_disk(plan, fresh, remote_cache or DEFAULT_LIMIT, is_sent=is_sent),
         disk_free=free_space(out),
     )
+
+
+def _unmeasured(
+    contents: Contents, store: StatisticsStore, fresh: Sequence[TensorPlan], known: Collection[str]
+) -> list[tuple[TensorPlan, Side]]:
+    """The pairs of a tensor and a model whose measurement is not kept, as far as their bytes are known."""
+    pairs = [(one, model) for one in fresh for model in one.models]
+    return [
+        (one, model) for one, model in pairs if one.name not in known or not store.has(store.key(one, contents, model))
+    ]
+
+
+def _disk(plan: MergePlan, fresh: Sequence[TensorPlan], remote_cache: int, *, is_sent: bool) -> int:
+    """What the output takes here, whole or on its way, and what is fetched."""
+    files = sorted(sum(one.slot.size for one in part) for part in plan.files.values())
+    sides = [side.checkpoint.tensors[side.name] for one in fresh for side in one.sides]
+    fetched = sum(entry.size for entry in sides if entry.remote is not None)
+    return sum(files[-FILES:] if is_sent else files) + min(fetched, remote_cache)
 
 
 def remember_rates(profile: Profile, cache: Path | None) -> None:
@@ -100,7 +121,8 @@ def remember_rates(profile: Profile, cache: Path | None) -> None:
     write_atomically(cache / RATES_FILE, (json.dumps(rates, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _rates(cache: Path | None) -> tuple[Mapping[str, float], str]:
+def rates_at(cache: Path | None) -> tuple[Mapping[str, float], str]:
+    """Bytes a second of one processor by stage, as the last merge left them in `cache`, and whose they are."""
     if cache is not None:
         with suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads((cache / RATES_FILE).read_bytes())

@@ -2,11 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from widen.checkpoint import INDEX_FILE, Side
 from widen.checks import Problem, refuse
@@ -14,33 +16,69 @@ from widen.digests import FileDigest, hash_file
 from widen.engine import Engine, NotFinite
 from widen.manifest import MergedTensor, ReuseRecord
 from widen.plan import MergePlan, TensorPlan
-from widen.reuse import Copy, Finished, Reuse, key_of, record_finished
+from widen.reuse import DAMAGED, Copy, Finished, Reuse, key_of, record_finished
 from widen.shards import ShardFile, index_of
 from widen.staging import write_synced
 from widen.statistics import finiteness_problems
 
+Files = Mapping[str, Sequence[TensorPlan]]
 FINISHERS = 2
-DAMAGED = "damaged in the earlier output"
 
 
 @dataclass(frozen=True)
 class Written:
     """What lies in the folder now: every merged tensor, every file's digest, and where the bytes came from."""
 
-    tensors: dict[str, MergedTensor]
-    files: dict[str, FileDigest]
+    tensors: Mapping[str, MergedTensor]
+    files: Mapping[str, FileDigest]
     reuse: ReuseRecord
 
 
 def write_output(plan: MergePlan, engine: Engine, reuse: Reuse, folder: Path) -> Written:
     """Fill `folder` with the plan's weight files. Raises InputsRefused for inputs that are not finite."""
-    output = _Output(plan, engine, reuse, folder)
+    return with_index(plan, folder, write_files(plan, engine, reuse, folder, plan.files))
+
+
+class Sink(Protocol):
+    """Takes each file away as soon as it is whole, and bounds how many lie in the folder at once."""
+
+    def begin(self, name: str) -> None:
+        """A file is to be made: wait until it may lie there. Raises what went wrong with an earlier one."""
+
+    def done(self, name: str, path: Path, finished: Finished) -> None:
+        """It is whole, and no longer needed there."""
+
+    def abandon(self) -> None:
+        """No file begun is sure to be finished any more: nobody is to wait."""
+
+
+def write_files(
+    plan: MergePlan, engine: Engine, reuse: Reuse, folder: Path, files: Files, sink: Sink | None = None
+) -> Written:
+    """Fill `folder` with some of the plan's weight files, for `sink` to take them away, or to stay there.
+
+    Raises InputsRefused for inputs that are not finite.
+    """
+    output = _Output(plan, engine, reuse, folder, files, sink)
     output.link_files()
     output.write_files()
-    if len(plan.files) > 1:
-        slots = {name: [tensor.slot for tensor in part] for name, part in plan.files.items()}
-        output.files[INDEX_FILE] = write_synced(folder / INDEX_FILE, index_of(slots))
-    return Written(output.tensors(), dict(sorted(output.files.items())), output.record())
+    return output.written()
+
+
+def link_files(plan: MergePlan, engine: Engine, reuse: Reuse, folder: Path) -> Written:
+    """Take over the files that `reuse` links, as far as they are intact, and write none."""
+    output = _Output(plan, engine, reuse, folder, plan.files)
+    output.link_files()
+    return output.written()
+
+
+def with_index(plan: MergePlan, folder: Path, written: Written) -> Written:
+    """The same, with the index of a model in several files."""
+    if len(plan.files) == 1:
+        return written
+    slots = {name: [tensor.slot for tensor in part] for name, part in plan.files.items()}
+    index = write_synced(folder / INDEX_FILE, index_of(slots))
+    return replace(written, files=dict(sorted({**written.files, INDEX_FILE: index}.items())))
 
 
 @dataclass
@@ -57,13 +95,16 @@ class _Output:
     engine: Engine
     reuse: Reuse
     folder: Path
+    wanted: Files
+    sink: Sink | None = None
     files: dict[str, FileDigest] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     opened: dict[str, _Open] = field(default_factory=dict)
-    finishing: list[Future[None]] = field(default_factory=list)
+    finishing: dict[Future[None], int] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
+    opening: Lock = field(default_factory=Lock)
 
     def link_files(self) -> None:
         """Take over whole files, each after its digest was verified."""
@@ -88,20 +129,34 @@ class _Output:
 
     def write_files(self) -> None:
         """Write the other files, tensor by tensor, and finish each as soon as its last tensor is in it."""
-        home = {one.name: name for name, part in self.plan.files.items() if name not in self.files for one in part}
-        tensors = [one for part in self.plan.files.values() for one in part if one.name in home]
+        home = {one.name: name for name, part in self.wanted.items() if name not in self.files for one in part}
+        tensors = [one for part in self.wanted.values() for one in part if one.name in home]
         try:
             with ThreadPoolExecutor(FINISHERS, thread_name_prefix="widen-finish") as finishers:
                 if tensors:
                     self.engine.over_tensors(
-                        "merge", tensors, self._reads, lambda one: self._write(one, home[one.name], finishers)
-                    )
+                        "merge", tensors, self._reads, lambda one: self._write(one, home[one.name], finishers),
+                        self._abandon,
+                    )  # fmt: skip
                 refuse(sorted(self.problems, key=lambda problem: (problem.model, str(problem.tensor))))
-                for future in self.finishing:
-                    future.result()
+                self._wait()
         finally:  # once the finishers have ended: a descriptor closed under them may be another file's by then
             for one in self.opened.values():
                 one.file.close()
+
+    def _wait(self) -> None:
+        """Until the last files are where they belong."""
+        rest = sum(size for future, size in self.finishing.items() if not future.done())
+        stage = self.engine.progress.stage("send the last files", rest) if self.sink else nullcontext(_ignore)
+        with stage as told:
+            for future, size in self.finishing.items():
+                is_last = not future.done()
+                future.result()
+                told(size if is_last else 0)
+
+    def _abandon(self) -> None:
+        if self.sink is not None:
+            self.sink.abandon()
 
     def _reads(self, tensor: TensorPlan) -> Sequence[Side]:
         return () if tensor.name in self.reuse.copies else tensor.sides
@@ -121,14 +176,20 @@ class _Output:
             self.sha256[tensor.name] = digest
             self.opened[name].missing -= 1
             if self.opened[name].missing == 0:
-                self.finishing.append(finishers.submit(self._finish, name))
+                self.finishing[finishers.submit(self._finish, name)] = file.size
 
     def _open(self, name: str) -> ShardFile:
         with self.lock:
+            if name in self.opened:
+                return self.opened[name].file
+        with self.opening:  # who waits here for room holds up no lane whose file is open
             if name not in self.opened:
-                part = self.plan.files[name]
+                if self.sink is not None:
+                    self.sink.begin(name)
+                part = self.wanted[name]
                 file = ShardFile(self.folder / name, [tensor.slot for tensor in part])
-                self.opened[name] = _Open(file, len(part))
+                with self.lock:
+                    self.opened[name] = _Open(file, len(part))
             return self.opened[name].file
 
     def _merged(self, tensor: TensorPlan, file: ShardFile) -> str | None:
@@ -140,6 +201,7 @@ class _Output:
             )
         except NotFinite as found:
             self.problems.extend(found.problems)
+            self._abandon()
             return None
 
     def _look_for_problems(self, tensor: TensorPlan) -> None:
@@ -159,35 +221,43 @@ class _Output:
 
     def _finish(self, name: str) -> None:
         """Hash a complete file, bring it to the disk, and record that it is whole."""
-        file, part, profile = self.opened[name].file, self.plan.files[name], self.engine.profile
+        file, part, profile = self.opened[name].file, self.wanted[name], self.engine.profile
         with profile.stage("hash files", file.size):
             digest = hash_file(file.path)
-        with profile.stage("write to disk", file.size):
-            file.sync()
+        if self.sink is None:
+            with profile.stage("write to disk", file.size):
+                file.sync()
         file.close()
         self.files[name] = digest
         keys = {one.name: key_of(self.plan, one, self.engine.contents) for one in part}
-        record_finished(self.folder, name, digest, keys, {one.name: self.sha256[one.name] for one in part})
+        sha256 = {one.name: self.sha256[one.name] for one in part}
+        if self.sink is None:
+            record_finished(self.folder, name, digest, keys, sha256)
+        else:
+            with profile.stage("send", file.size):
+                self.sink.done(name, file.path, Finished(file.path, digest, keys, sha256))
 
-    def tensors(self) -> dict[str, MergedTensor]:
-        """Every merged tensor, by name."""
-        return {
+    def written(self) -> Written:
+        """What lies in the folder by now."""
+        tensors = {
             one.name: MergedTensor(
                 one.out_type.name, list(one.shape), one.kind, name, self.sha256[one.name], self._key(one)
             )
-            for name, part in self.plan.files.items()
+            for name, part in self.wanted.items()
+            if name in self.files
             for one in part
         }
+        return Written(tensors, dict(sorted(self.files.items())), self._record(len(tensors)))
 
     def _key(self, tensor: TensorPlan) -> str:
         return "" if self.plan.is_direct else key_of(self.plan, tensor, self.engine.contents)
 
-    def record(self) -> ReuseRecord:
+    def _record(self, written: int) -> ReuseRecord:
         """How many tensors were taken over, and why the others were not."""
         computed: dict[str, list[str]] = {}
         for name, reason in sorted(self.reasons.items()):
             computed.setdefault(reason, []).append(name)
-        return ReuseRecord(len(self.plan.tensors) - len(self.reasons), computed)
+        return ReuseRecord(written - len(self.reasons), computed)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -195,3 +265,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _ignore(_: int) -> None:
+    """Nobody wants to hear how far it is."""

@@ -15,10 +15,10 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from widen.checkpoint import TensorEntry
 from widen.contents import Contents
 from widen.digests import hash_file
 from widen.dtypes import BY_SAFETENSORS_NAME
+from widen.headers import TensorEntry
 from widen.progress import Advance, Progress, silent
 from widen.shards import ShardFile, Slot, header_of
 from widen.staging import disk_faults, require_space, scratch_folder, write_synced

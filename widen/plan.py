@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from widen.architecture import Architecture, Kind
 from widen.checkpoint import SINGLE_FILE, Checkpoint, Side
@@ -17,6 +17,7 @@ from widen.shards import Slot
 from widen.slices import Placed, Slice, Stacking
 from widen.stacked_config import stacked_config
 
+T = TypeVar("T")
 SHARDS, LEAST_SHARD, LARGEST_SHARD = 16, 64_000_000, 5_000_000_000
 """Unless a size is asked for, the output is cut into about SHARDS files within these bounds, in bytes."""
 
@@ -100,14 +101,7 @@ class MergePlan:
 
         Inside a file wider types come first, as the safetensors library lays them out, so that each is aligned.
         """
-        parts: list[list[TensorPlan]] = [[]]
-        most = room = self.shard_bytes
-        for tensor in self.tensors:
-            if parts[-1] and tensor.slot.size > room:
-                parts.append([])
-                room = most
-            parts[-1].append(tensor)
-            room -= tensor.slot.size
+        parts = cut(self.tensors, [tensor.slot.size for tensor in self.tensors], self.shard_bytes)
         ordered = (tuple(sorted(part, key=lambda tensor: -tensor.out_type.itemsize)) for part in parts)
         if len(parts) == 1:
             return {SINGLE_FILE: next(ordered)}
@@ -118,7 +112,25 @@ class MergePlan:
     @property
     def shard_bytes(self) -> int:
         """The largest output file: as asked, else a share of the model, so that an update rewrites few bytes."""
-        return self.settings.shard_bytes or min(LARGEST_SHARD, max(LEAST_SHARD, self.out_bytes // SHARDS))
+        return self.settings.shard_bytes or share_of(self.out_bytes)
+
+
+def share_of(out_bytes: int) -> int:
+    """The largest output file of a model of so many bytes, unless a size is asked for."""
+    return min(LARGEST_SHARD, max(LEAST_SHARD, out_bytes // SHARDS))
+
+
+def cut(things: Sequence[T], sizes: Sequence[int], most: int) -> list[list[T]]:
+    """What stands in each output file: a new one where the next thing would exceed `most` bytes."""
+    parts: list[list[T]] = [[]]
+    room = most
+    for thing, size in zip(things, sizes, strict=True):
+        if parts[-1] and size > room:
+            parts.append([])
+            room = most
+        parts[-1].append(thing)
+        room -= size
+    return parts
 
 
 def make_plan(

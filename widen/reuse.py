@@ -19,6 +19,8 @@ from widen.staging import FINISHED_FOLDER
 from widen.version import ENGINE
 
 FIRST_RUN = "no earlier output"
+INTERRUPTED = "not finished by the interrupted run"
+DAMAGED = "damaged in the earlier output"
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _reason(
     then: Mapping[str, Mapping[str, Any]],
 ) -> str:
     if previous is None:
-        return "not finished by the interrupted run"
+        return INTERRUPTED
     before = previous.tensors.get(tensor.name)
     if before is None:
         return "not in the earlier output"
@@ -223,4 +225,4 @@ def _changed_input(plan: MergePlan, tensor: TensorPlan, contents: Contents, prev
         for checkpoint, before in zip(plan.checkpoints, previous.inputs, strict=True)
         if before.tensors.get(tensor.name) != contents.of(checkpoint, tensor.name)
     ]
-    return f"changed in {', '.join(changed)}" if changed else "damaged in the earlier output"
+    return f"changed in {', '.join(changed)}" if changed else DAMAGED

@@ -18,6 +18,10 @@ from widen.errors import EnvironmentFault
 LOCK_FILE = ".lock"
 FINISHED_FOLDER = ".finished"
 """Where a staging folder says which of its files are whole; it is not published."""
+UNITS_FOLDER = ".units"
+"""Where other processes write files that go into a staging folder when they are whole; it is not published."""
+HEADROOM_BYTES = 64_000_000
+"""Room for tokenizer, index and manifest beside the tensors."""
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -147,7 +151,8 @@ def _discard(folder: Path, lock: int) -> None:
 
 def publish(scratch: Path, final: Path) -> None:
     """Give a scratch folder its final name, in place of what is there, in one step; then make that durable."""
-    shutil.rmtree(scratch / FINISHED_FOLDER, ignore_errors=True)
+    for own in (FINISHED_FOLDER, UNITS_FOLDER):
+        shutil.rmtree(scratch / own, ignore_errors=True)
     (scratch / LOCK_FILE).unlink()
     _sync_folder(scratch)
     if not final.exists():

@@ -15,11 +15,11 @@ LARGEST = 4 << 30
 """Bytes of measurements that are kept, those used last first."""
 _REMEMBERED = ("contents", "digests")
 # What a kill leaves, by place: of merges, of records, of fetches, of scores, of champions brought here, of models
-# written whole for scoring, of candidates.
+# written whole for scoring, of candidates, of outputs that were sent to a storage.
 _LEFT = ("merged/.*.staging-*", "runs/*/.*.json.*", "runs/**/*.part", ".widen/fetch-*", ".widen/scorecards/.staged-*",
          ".widen/follow/.*.json.*", ".widen/champion", ".widen/composed", ".widen/contents/*.*-*",
          ".widen/digests/*.*-*", ".widen/overlays/.*-*", ".widen/compare/.*.staging-*",
-         ".widen/compare/candidate")  # fmt: skip
+         ".widen/compare/candidate", ".widen/remote/scratch/output-*", ".widen/remote/snapshots/.making-*")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ def unused(cache: Path, days: float, now: float, largest: int = LARGEST) -> Iter
     if old := [path for path in computed if path.stat().st_mtime < now - days * DAY]:
         both = [file for path in old for file in (path, path.with_suffix(".safetensors")) if file.is_file()]
         yield files(f"{len(old)} computed overlays of inputs, not used for {days:g} days", both)
+    fetched = sorted((cache / "remote" / "blobs").glob("*.blob"))
+    if old := [path for path in fetched if path.stat().st_mtime < now - days * DAY]:
+        yield files(f"{len(old)} ranges of models in storages, not used for {days:g} days", old)
     rows = _old_rows(cache / "statistics" / DATABASE, days, now, largest)
     if rows:
         size = sum(size for _, size in rows)

@@ -89,3 +89,10 @@ def test_the_machine_is_described(tmp_path: Path) -> None:
     assert int(found["memory_bytes"]) > 1 << 30
     assert found["file_system"] == file_system(tmp_path) != "unknown"
     assert file_system(Path("/proc")) == "proc"
+
+
+def test_a_process_that_nobody_waits_for_is_counted_as_well() -> None:
+    busy = "while True: pass"
+    leave = f"import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', '{busy}'])"
+    found = run([sys.executable, "-c", f"{leave}; time.sleep(1.5); child.kill(); os._exit(0)"])
+    assert found.family_seconds > found.cpu_seconds

@@ -15,8 +15,9 @@ from tests.build import family as write_family
 from tests.build import write_checkpoint
 from tests.widen.make_architectures import CLASSES, asked, meta_model, small_config, table, text_of
 from widen.architecture import Architecture
-from widen.checkpoint import Checkpoint, TensorEntry
+from widen.checkpoint import Checkpoint
 from widen.dtypes import storage_type
+from widen.headers import TensorEntry
 from widen.known_architectures import ACTIVATIONS, TABLE, known_architecture, known_families
 
 SIZES = {

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 import widen
 from tests.build import LLAMA, changed, llama_weights, write_checkpoint
 from widen.architecture import Architecture
-from widen.checkpoint import Checkpoint, TensorEntry
+from widen.checkpoint import Checkpoint
 from widen.dtypes import BF16
 from widen.errors import InputsRefused, RecipeError
+from widen.headers import TensorEntry
 from widen.settings import Settings
 from widen.slices import Slice, Stack, Stacking
 from widen.stacked_config import stacked_config

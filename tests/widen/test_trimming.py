@@ -10,6 +10,7 @@ from pathlib import Path
 
 import widen
 from tests.build import family
+from widen.checkpoint import Checkpoint
 from widen.staging import LOCK_FILE
 from widen.statistics import DATABASE
 from widen.trimming import DAY, LARGEST, Leftover, left_by_kills, unused
@@ -117,6 +118,23 @@ def staging(workspace: Path, name: str, days: float = 2) -> Path:
     for path in (*folder.iterdir(), folder):
         os.utime(path, (NOW - days * DAY, NOW - days * DAY))
     return folder
+
+
+def test_what_was_fetched_of_a_storage_goes_unless_it_is_read(tmp_path: Path) -> None:
+    models = [f"file://{path}" for path in family(tmp_path / "in")]
+    resources = widen.Resources(cache=tmp_path / "cache")
+    widen.merge(models[0], models[1:], tmp_path / "out", resources=resources)
+    fetched = sorted((tmp_path / "cache" / "remote" / "blobs").glob("*.blob"))
+    assert len(fetched) == 63
+    assert list(unused(tmp_path / "cache", 30, NOW)) == []
+    for path in fetched:
+        os.utime(path, (OLD, OLD))
+    with_one = Checkpoint.open(models[0], cache=resources.remote)
+    with_one.span("lm_head.weight")
+    (found,) = [one for one in unused(tmp_path / "cache", 30, NOW) if "storages" in one.what]
+    assert found.what == "62 ranges of models in storages, not used for 30 days"
+    take([found])
+    assert len(sorted((tmp_path / "cache" / "remote" / "blobs").glob("*.blob"))) == 1
 
 
 def test_what_a_killed_run_left_goes_and_what_a_living_one_holds_does_not(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from widen.adapter.config import LoraConfig
 from widen.adapter.parts import Module, Parts
 from widen.architecture import Architecture
-from widen.checkpoint import Checkpoint, Side, TensorEntry
+from widen.checkpoint import Checkpoint, Side
 from widen.errors import InputsRefused
+from widen.headers import TensorEntry
 from widen.known_architectures import spellings
 
 BLOCK_ELEMENTS = 1 << 20

@@ -59,12 +59,16 @@ def _files(view: Checkpoint) -> dict[str, list[Slot]]:
     return {f"model-{k:05d}-of-{len(ordered):05d}.safetensors": part for k, part in enumerate(ordered, start=1)}
 
 
-def _write(view: Checkpoint, path: Path, slots: Sequence[Slot]) -> None:
-    file = ShardFile(path, slots)
+def _write(view: Checkpoint, target: Path, slots: Sequence[Slot]) -> None:
+    file = ShardFile(target, slots)
     try:
         for slot in slots:
             entry = view.tensors[slot.name]
-            file.copy(slot.name, view.path_of(slot.name), entry.start, entry.size)
+            path = view.path_of(slot.name)
+            if isinstance(path, Path):
+                file.copy(slot.name, path, entry.start, entry.size)
+            else:
+                file.write(slot.name, 0, view.span(slot.name))
         file.sync()
     finally:
         file.close()

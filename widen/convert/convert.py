@@ -17,7 +17,6 @@ from widen.checkpoint import (
     GENERATION_FILE,
     TOKENIZER_FILES,
     Checkpoint,
-    TensorEntry,
     read_config,
 )
 from widen.convert.isolated import Reader, reader
@@ -25,6 +24,7 @@ from widen.convert.pickles import Pickles, find_pickles
 from widen.digests import FileDigest, Fingerprint, hash_file
 from widen.dtypes import BY_SAFETENSORS_NAME
 from widen.errors import EnvironmentFault, InputsRefused, OutputExists
+from widen.headers import TensorEntry
 from widen.progress import Progress, silent
 from widen.shards import Slot, header_of, index_of
 from widen.staging import require_space, staged_folder, write_synced

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from widen.checkpoint import CHAT_TEMPLATE_FILE, GENERATION_FILE, Checkpoint, Rewritten, TensorEntry
+from widen.checkpoint import CHAT_TEMPLATE_FILE, GENERATION_FILE, Checkpoint, Rewritten
 from widen.contents import Contents
 from widen.digests import canonical_json, digest_of
+from widen.headers import TensorEntry
 from widen.overlay import Overlays
 from widen.shards import Slot
 from widen.vocabulary.alignment import Alignment, Fill, align
