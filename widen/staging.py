@@ -3,19 +3,23 @@
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 from widen.digests import FileDigest
 from widen.errors import EnvironmentFault
 
-LOCK_FILE = ".lock"
+LOCK_SUFFIX = ".lock"
+"""Of the file beside a scratch folder that is there, and held, before the folder is and until it is gone: a kill at any
+moment leaves it for the next process to find. Inside it would be missing just after the folder's making and just before
+its publication."""
 FINISHED_FOLDER = ".finished"
 """Where a staging folder says which of its files are whole; it is not published."""
 UNITS_FOLDER = ".units"
@@ -62,20 +66,15 @@ def scratch_folder(parent: Path, prefix: str, resumable: bool = False) -> Iterat
         if not resumable:
             with _taken_over(parent, prefix):
                 pass
-        folder = Path(mkdtemp(prefix=prefix, dir=parent))
-        folder.chmod(0o755)
-        lock = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder, lock = _claimed(parent, prefix)
         try:
+            folder.mkdir()
             yield folder
-        except KeyboardInterrupt:
-            os.close(lock)
-            if resumable:
-                raise
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        except BaseException:
-            _discard(folder, lock)
+        except BaseException as error:
+            if resumable and isinstance(error, KeyboardInterrupt):
+                os.close(lock)
+            else:
+                _discard(folder, lock)
             raise
         _discard(folder, lock)
 
@@ -91,7 +90,7 @@ def is_dead(folder: Path) -> bool:
     lock = _lock_of_dead(folder)
     if lock is not None:
         os.close(lock)
-    return lock is not None or not (folder / LOCK_FILE).exists()
+    return lock is not None or not lock_of(folder).exists()
 
 
 def remove_dead(folder: Path) -> bool:
@@ -99,7 +98,7 @@ def remove_dead(folder: Path) -> bool:
     lock = _lock_of_dead(folder)
     if lock is not None:
         _discard(folder, lock)
-    elif (folder / LOCK_FILE).exists():
+    elif lock_of(folder).exists():
         return False
     elif folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
@@ -108,14 +107,37 @@ def remove_dead(folder: Path) -> bool:
     return True
 
 
+def lock_of(folder: Path) -> Path:
+    """Where the lock of a staging or scratch folder is."""
+    return folder.with_name(folder.name + LOCK_SUFFIX)
+
+
+def _claimed(parent: Path, prefix: str) -> tuple[Path, int]:
+    """The name of a folder that is yet to be made, and its lock, held."""
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(4)}"
+        lock = os.open(lock_of(folder), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if _is_ours(lock, lock_of(folder)):
+            return folder, lock
+        os.close(lock)
+
+
+def _is_ours(lock: int, path: Path) -> bool:
+    """Whether the open file `lock` could be locked, and is still what lies at `path`, where its holder removes it."""
+    with suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), path.stat())
+    return False
+
+
 @contextmanager
 def _taken_over(parent: Path, prefix: str) -> Iterator[tuple[Path, ...]]:
     """Lock what dead processes left under `prefix`, and remove it when the block ends; Ctrl-C leaves it once more."""
-    found = {
-        folder: lock for folder in sorted(parent.glob(f"{prefix}*")) if (lock := _lock_of_dead(folder)) is not None
-    }
+    locks = sorted(parent.glob(f"{glob.escape(prefix)}*{LOCK_SUFFIX}"))
+    folders = [path.with_name(path.name.removesuffix(LOCK_SUFFIX)) for path in locks]
+    found = {folder: lock for folder in folders if (lock := _lock_of_dead(folder)) is not None}
     try:
-        yield tuple(found)
+        yield tuple(folder for folder in found if folder.is_dir())
     except KeyboardInterrupt:
         for lock in found.values():
             os.close(lock)
@@ -128,15 +150,13 @@ def _taken_over(parent: Path, prefix: str) -> Iterator[tuple[Path, ...]]:
 
 def _lock_of_dead(folder: Path) -> int | None:
     try:
-        lock = os.open(folder / LOCK_FILE, os.O_RDWR)
+        lock = os.open(lock_of(folder), os.O_RDWR)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
+    if _is_ours(lock, lock_of(folder)):
+        return lock
+    os.close(lock)
+    return None
 
 
 def _discard_all(folders: dict[Path, int]) -> None:
@@ -146,6 +166,7 @@ def _discard_all(folders: dict[Path, int]) -> None:
 
 def _discard(folder: Path, lock: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+    lock_of(folder).unlink(missing_ok=True)
     os.close(lock)
 
 
@@ -153,7 +174,6 @@ def publish(scratch: Path, final: Path) -> None:
     """Give a scratch folder its final name, in place of what is there, in one step; then make that durable."""
     for own in (FINISHED_FOLDER, UNITS_FOLDER):
         shutil.rmtree(scratch / own, ignore_errors=True)
-    (scratch / LOCK_FILE).unlink()
     _sync_folder(scratch)
     if not final.exists():
         scratch.rename(final)

@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from widen.staging import is_dead, remove_dead
+from widen.staging import LOCK_SUFFIX, is_dead, lock_of, remove_dead
 from widen.statistics import DATABASE
 
 DAY = 86_400
@@ -110,7 +110,8 @@ def _size(database: Path) -> int:
 
 def left_by_kills(workspace: Path, now: float) -> Iterator[Leftover]:
     """What killed runs left in `workspace`, at rest for a day and held by nobody; reads only."""
-    for path in sorted({path for pattern in _LEFT for path in workspace.glob(pattern)}):
+    found = {path for pattern in _LEFT for path in workspace.glob(pattern)}
+    for path in sorted({path.with_name(path.name.removesuffix(LOCK_SUFFIX)) for path in found}):
         if is_dead(path) and now - _newest(path) > DAY:
             what = f"left by a killed run: {path.relative_to(workspace)}"
             yield Leftover(what, gained(path), lambda path=path: _remove_dead(path))  # type: ignore[misc]
@@ -122,4 +123,5 @@ def _remove_dead(path: Path) -> int:
 
 
 def _newest(path: Path) -> float:
-    return max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
+    held = [one for one in (path, lock_of(path)) if one.exists()]
+    return max(one.lstat().st_mtime for one in (*held, *path.rglob("*")))

@@ -21,7 +21,7 @@ from widen.digests import DigestCache, Fingerprint, hash_file
 from widen.errors import EnvironmentFault, InputsRefused
 from widen.manifest import Manifest
 from widen.shards import ShardFile, Slot
-from widen.staging import staged_folder, write_atomically
+from widen.staging import lock_of, staged_folder, write_atomically
 
 ROOT = Path(__file__).parents[2]
 MERGE = """
@@ -133,7 +133,8 @@ def test_an_exception_in_the_middle_publishes_nothing(tmp_path: Path) -> None:
 def test_what_a_dead_process_left_is_removed_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
     dead = tmp_path / ".out.staging-dead"
     dead.mkdir()
-    (dead / ".lock").touch()
+    lock_of(dead).touch()
+    lock_of(tmp_path / ".out.staging-unmade").touch()
     with staged_folder(tmp_path / "out") as living:
         assert living.interrupted == (dead,)
         with staged_folder(tmp_path / "out") as other:
@@ -143,6 +144,46 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_uses_is_not(t
         (living.folder / "x").write_text("first")
     assert (tmp_path / "out" / "x").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+STAGE = """
+    import signal, sys
+    from pathlib import Path
+    from widen.staging import staged_folder
+
+    WRITES = ("open", "fcntl.flock", "ctypes.call_function")
+    left, begun = int(sys.argv[2]), False
+
+    def dies(event, arguments):
+        global left, begun
+        begun = begun or any(".staging-" in str(one) for one in arguments)
+        if begun and event.startswith(("os.", "shutil.", *WRITES)):
+            left -= 1
+            if left < 0:
+                signal.raise_signal(signal.SIGKILL)
+
+    sys.addaudithook(dies)
+    with staged_folder(Path(sys.argv[1])) as staging:
+        (staging.folder / "x").write_text("new")
+"""
+
+
+def test_killed_before_any_call_to_the_disk_nothing_is_left_that_the_next_does_not_find(tmp_path: Path) -> None:
+    """Making, filling, exchanging and removing a staging folder, each ended before its every step in turn."""
+    out, step, ended = tmp_path / "out", 0, False
+    out.mkdir()
+    (out / "x").write_text("old")
+    while not ended:
+        command = [sys.executable, "-c", textwrap.dedent(STAGE), str(out), str(step)]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        assert code in (0, -signal.SIGKILL)
+        ended = code == 0
+        assert (out / "x").read_text() in ("old", "new")
+        with staged_folder(out) as staging:
+            (staging.folder / "x").write_text("old")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"], f"killed before step {step}"
+        step += 1
+    assert step > 10
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

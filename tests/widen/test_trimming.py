@@ -11,7 +11,7 @@ from pathlib import Path
 import widen
 from tests.build import family
 from widen.checkpoint import Checkpoint
-from widen.staging import LOCK_FILE
+from widen.staging import lock_of
 from widen.statistics import DATABASE
 from widen.trimming import DAY, LARGEST, Leftover, left_by_kills, unused
 
@@ -114,8 +114,8 @@ def staging(workspace: Path, name: str, days: float = 2) -> Path:
     folder = workspace / "merged" / name
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x" * 1000)
-    (folder / LOCK_FILE).touch()
-    for path in (*folder.iterdir(), folder):
+    lock_of(folder).touch()
+    for path in (*folder.iterdir(), folder, lock_of(folder)):
         os.utime(path, (NOW - days * DAY, NOW - days * DAY))
     return folder
 
@@ -140,7 +140,7 @@ def test_what_was_fetched_of_a_storage_goes_unless_it_is_read(tmp_path: Path) ->
 def test_what_a_killed_run_left_goes_and_what_a_living_one_holds_does_not(tmp_path: Path) -> None:
     dead, living = staging(tmp_path, ".r.staging-dead"), staging(tmp_path, ".r.staging-living")
     young = staging(tmp_path, ".r.staging-young", days=0)
-    lock = os.open(living / LOCK_FILE, os.O_RDWR)
+    lock = os.open(lock_of(living), os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
     found = list(left_by_kills(tmp_path, NOW))
     assert [(one.what, one.bytes) for one in found] == [("left by a killed run: merged/.r.staging-dead", 1000)]
@@ -162,7 +162,7 @@ def test_a_model_written_whole_for_scoring_goes(tmp_path: Path) -> None:
 def test_one_that_came_to_life_between_look_and_removal_stays(tmp_path: Path) -> None:
     folder = staging(tmp_path, ".r.staging-x")
     found = list(left_by_kills(tmp_path, NOW))
-    lock = os.open(folder / LOCK_FILE, os.O_RDWR)
+    lock = os.open(lock_of(folder), os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
     assert take(found) == 0
     assert folder.exists()
@@ -175,3 +175,10 @@ def test_a_linked_file_gains_nothing(tmp_path: Path) -> None:
     os.utime(folder, (NOW - 2 * DAY, NOW - 2 * DAY))
     (found,) = left_by_kills(tmp_path, NOW + 2 * DAY)
     assert found.bytes == 0
+
+
+def test_a_lock_whose_folder_was_never_made_goes(tmp_path: Path) -> None:
+    folder = staging(tmp_path, ".r.staging-x")
+    shutil.rmtree(folder)
+    assert take(left_by_kills(tmp_path, NOW)) == 0
+    assert list(folder.parent.iterdir()) == []
