@@ -69,7 +69,7 @@ def spread(work: Any, arguments: Sequence[Arguments], names: Sequence[str], runn
     unit's name before it, and EnvironmentFault for one that was lost ATTEMPTS times, for a cluster that does not
     answer and for a package that is not installed.
     """
-    key, units = uuid4().hex, _Spread(work, arguments, names, done)
+    key, units = uuid4().hex, _Spread(work, arguments, names, done, partial(_told_of, runner))
     _WAITING[key] = partial(_run, runner, units)
     try:
         _flow(f"{work.name} on {runner.name}", _task_runner(runner))(key)
@@ -105,8 +105,10 @@ def _run(runner: Runner, units: "_Spread") -> None:
 class _Spread:
     """The units that are out, and those that are done."""
 
-    def __init__(self, work: Any, arguments: Sequence[Arguments], names: Sequence[str], done: Done) -> None:
-        self._work, self._arguments, self._names, self._done = work, arguments, names, done
+    def __init__(
+        self, work: Any, arguments: Sequence[Arguments], names: Sequence[str], done: Done, room: Callable[[], str]
+    ) -> None:
+        self._work, self._arguments, self._names, self._done, self._room = work, arguments, names, done, room
         self._left = set(range(len(arguments)))
         self._out: dict[Any, int] = {}
         self._tries = Counter[int]()
@@ -123,6 +125,7 @@ class _Spread:
             try:
                 future = self._ended.get(timeout=pause)
             except Empty:
+                log.warning("no unit ended for %.0f s, %d are still out; %s", pause, len(self._left), self._room())
                 self._repeat()
                 continue
             pause, last = max(pause, SILENCES * (monotonic() - last)), monotonic()
@@ -231,6 +234,34 @@ def _options(runner: Runner) -> Any:
         needs = {**({"GPU": share.gpus} if share.gpus else {}), **share.placement}
         return annotate(resources=needs) if needs else nullcontext()
     return nullcontext()
+
+
+def _told_of(runner: Runner) -> str:
+    """What a unit asks for and what the cluster has, for who wonders why nothing goes on."""
+    asked = {"cpus": runner.share.cpus, "gpus": runner.share.gpus, "memory": runner.share.memory or 0}
+    wanted = {name: amount for name, amount in (asked | dict(runner.share.placement)).items() if amount}
+    return f"one takes {_amounts(wanted)} of a node, and there is in all {_amounts(_room_of(runner)) or 'no worker'}"
+
+
+def _room_of(runner: Runner) -> Mapping[str, float]:
+    if runner.name == "ray":
+        import ray
+
+        known = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return {name: amount for name, amount in known.items() if ":" not in name}
+    if runner.name == "dask":
+        from distributed import default_client
+
+        known = default_client().scheduler_info(n_workers=-1)  # type: ignore[no-untyped-call]
+        workers = known["workers"]
+        return {"workers": len(workers), "memory": sum(one["memory_limit"] for one in workers.values())}
+    return {"CPU": len(os.sched_getaffinity(0))}
+
+
+def _amounts(of: Mapping[str, float]) -> str:
+    """`CPU=4, memory=32.0GB`."""
+    sized = {name: f"{amount / 1e9:.1f}GB" if "memory" in name else f"{amount:g}" for name, amount in of.items()}
+    return ", ".join(f"{name}={amount}" for name, amount in sorted(sized.items()) if of[name])
 
 
 def _missing(extra: str, error: ImportError) -> RecipeError:

@@ -106,6 +106,14 @@ def same(folder: Path, other: Path) -> bool:
     return names == set(files) and all((folder / name).read_bytes() == (other / name).read_bytes() for name in files)
 
 
+def test_who_waits_for_ray_is_told_what_its_nodes_have(cluster: Cluster) -> None:
+    code = "import ray; from tasks.spread import _told_of, Runner, Share\n"
+    code += f"ray.init({cluster.address!r}, logging_level=40); print(_told_of(Runner('ray', None, Share(64))))"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("one takes cpus=64 of a node, and there is in all CPU=2, memory=")
+
+
 def test_two_ray_nodes_make_the_same_bytes_and_so_does_one_that_loses_the_other(cluster: Cluster, place: Path) -> None:
     ray = ("--runner", "ray", "--address", cluster.address, "--unit", "cpus=1", *SMALL)
     done = run_widen("merge", place / "r.yaml", "--out", place / "two", *ray, cwd=place, home=place)

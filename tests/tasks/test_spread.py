@@ -35,7 +35,8 @@ class Work:
 
 def run(ends: Callable[[int, int], Any], units: int = 4) -> tuple[Work, dict[int, Any]]:
     work, done = Work(ends), dict[int, Any]()
-    _Spread(work, [(unit,) for unit in range(units)], [f"unit {unit}" for unit in range(units)], done.__setitem__).run()
+    names = [f"unit {unit}" for unit in range(units)]
+    _Spread(work, [(unit,) for unit in range(units)], names, done.__setitem__, lambda: "there is room for none").run()
     return work, done
 
 
@@ -80,11 +81,27 @@ def test_a_node_without_the_package_is_told() -> None:
         run(lambda *_: RuntimeError("System error: No module named 'widen'"))
 
 
-def test_the_last_units_are_done_a_second_time_where_they_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_units_are_done_a_second_time_where_they_stay_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(spreading, "SILENCE_S", 0.05)
     work, done = run(lambda unit, time: None if unit == 2 and time == 1 else f"made {time}")
     assert done == {0: "made 1", 1: "made 1", 2: "made 2", 3: "made 1"}
     assert work.submitted == [0, 1, 2, 3, 2]
+    assert "no unit ended for 0 s, 1 are still out; there is room for none" in caplog.text
+
+
+def test_who_waits_is_told_what_a_unit_takes_and_what_there_is() -> None:
+    told = spreading._told_of(Runner("local", None, Share(4, 1, 32_000_000_000, {"nvme": 1})))
+    assert told.startswith("one takes cpus=4, gpus=1, memory=32.0GB, nvme=1 of a node, and there is in all CPU=")
+
+
+def test_who_waits_for_dask_is_told_of_its_workers() -> None:
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster, Client(cluster):
+        assert "in all memory=" in (told := spreading._told_of(Runner("dask")))
+        assert told.endswith(", workers=2")
 
 
 def test_ray_and_dask_say_that_a_process_is_gone() -> None:
