@@ -1,10 +1,9 @@
 """Which runner does the units, and what one unit takes of a node: from the command line, else from the settings."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from widen.errors import RecipeError
 
@@ -78,32 +77,6 @@ def of_a_unit(options: "MergeOptions", runner: "Runner") -> "MergeOptions":
 
 def parse_unit(text: str) -> dict[str, float]:
     """`cpus=4,gpus=1,memory=32GB,nvme=1` as numbers, memory in bytes. Raises RecipeError naming what is wrong."""
-    from flows.merge import parse_size
+    from flows.amounts import number, one_or_more, parse_amounts, size
 
-    asked: dict[str, float] = {}
-    for part in filter(None, (one.strip() for one in text.split(","))):
-        name, _, amount = part.partition("=")
-        if not name.strip() or name.strip() in asked:
-            raise _wrong(part)
-        read: Callable[[str], Any] = _whole if name == "cpus" else float
-        try:
-            asked[name.strip()] = parse_size("--unit memory", amount) if name == "memory" else read(amount)
-        except ValueError:
-            raise _wrong(part) from None
-        if not 0 <= asked[name.strip()] < float("inf"):
-            raise _wrong(part)
-    return asked
-
-
-def _whole(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
-
-
-def _wrong(part: str) -> RecipeError:
-    return RecipeError(
-        f"--unit {part!r}: expected NAME=AMOUNT, each name once: cpus (1 or more), gpus, memory (such as 8GB), or a "
-        "resource that the cluster's nodes offer"
-    )
+    return parse_amounts("--unit", text, {"cpus": one_or_more, "gpus": number, "memory": size}, other=number)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flows.amounts import parse_amounts
 from flows.merge import MergeOptions, allow_config, open_inputs, parse_size
 from flows.profile_picture import require_picture
 from flows.recipe import load_recipe
-from flows.simulate_options import NODE, OVERHEAD, STORAGE, UNIT, parse_amounts, parse_nodes
+from flows.simulate_options import NODE, OVERHEAD, STORAGE, UNIT, parse_nodes
 from widen.checks import refuse
 from widen.errors import RecipeError
 from widen.outlook import rates_at

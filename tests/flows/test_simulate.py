@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from flows.amounts import parse_amounts
 from flows.cli import app
-from flows.simulate_options import NODE, STORAGE, parse_amounts, parse_nodes
+from flows.simulate_options import NODE, STORAGE, parse_nodes
 from tests.build import changed, llama_weights, write_checkpoint
 from widen.errors import RecipeError, WidenError
 
