@@ -79,8 +79,8 @@ def database_template() -> Path:
 def seed_prefect() -> None:
     """Give a new PREFECT_HOME the template's database, where there is one; Prefect migrates its own where not."""
     template, home = database_template(), Path(os.environ["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)  # Prefect makes no folders above it
     if template.is_file() and not (home / "prefect.db").exists():
-        home.mkdir(parents=True, exist_ok=True)
         partial = home / f"prefect.db.{os.getpid()}"
         shutil.copyfile(template, partial)
         partial.replace(home / "prefect.db")

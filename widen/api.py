@@ -20,7 +20,7 @@ from widen.contents import Contents
 from widen.digests import DigestCache, canonical_json, digest_of
 from widen.dispatched import Dispatch, Workers, here, workers
 from widen.engine import Engine
-from widen.errors import OutputExists, RecipeError
+from widen.errors import OutputExists
 from widen.inputs import describe_inputs
 from widen.manifest import MANIFEST_FILE, Input, Manifest, Recipe, ReuseRecord, merge_key
 from widen.outlook import Outlook, foresee
@@ -112,15 +112,15 @@ def merge(
     settings, EnvironmentFault for device, disk and storage.
     """
     recipe = recipe or _recipe_of((base, *models), settings)
-    target = _target(out, recipe, any_settings, resources, dispatch)
+    target = _target(out, recipe, any_settings, resources)
     previous = None if target else require_own_output(Path(out), recipe, any_settings)
     files = DigestCache(resources.kept("digests")) if file_digests else None
     with planned((base, *models), settings, allow_config, resources, progress) as (plan, problems):
         refuse(problems)
         with open_engine(here(resources, dispatch), progress, profile or Profile()) as engine:
-            if target is not None:
-                return _merge_into(plan, engine, target, recipe, files)
             by = workers(engine, dispatch, resources)
+            if target is not None:
+                return _merge_into(plan, engine, by, target, recipe, files)
             return _merge_plan(plan, engine, by, Path(out), recipe, files, previous)
 
 
@@ -135,7 +135,7 @@ def outlook(
 ) -> tuple[Outlook, list[Problem]]:
     """What `merge` would do with the same arguments, and why it would refuse, from headers and the cache alone."""
     recipe = recipe or _recipe_of((base, *models), settings)
-    target = _target(out, recipe, False, resources, None) if out else None
+    target = _target(out, recipe, False, resources) if out else None
     previous = require_own_output(Path(out), recipe) if out and target is None else None
     if target is not None:
         out, previous = target.cache.folder, target.published.manifest if target.published else None
@@ -211,16 +211,10 @@ def _merge_plan(
     return manifest
 
 
-def _target(
-    out: Folder, recipe: Recipe, any_settings: bool, resources: Resources, dispatch: Dispatch | None
-) -> "Target | None":
+def _target(out: Folder, recipe: Recipe, any_settings: bool, resources: Resources) -> "Target | None":
     """An output in a storage; None for a folder. Raises OutputExists for what this recipe did not publish there."""
     if not is_url(out):
         return None
-    if dispatch is not None:
-        raise RecipeError(
-            f"{out}: units on other nodes need an output folder that all share; merge there, or with local"
-        )
     from widen.remote.merge import Target
     from widen.remote.publish import own_output
     from widen.remote.store import Store
@@ -230,11 +224,11 @@ def _target(
 
 
 def _merge_into(
-    plan: MergePlan, engine: Engine, target: "Target", recipe: Recipe, files: DigestCache | None
+    plan: MergePlan, engine: Engine, by: Workers, target: "Target", recipe: Recipe, files: DigestCache | None
 ) -> Manifest:
     from widen.remote.merge import merge_into
 
-    manifest = merge_into(plan, engine, target, recipe, files)
+    manifest = merge_into(plan, engine, by, target, recipe, files)
     if target.published is None or manifest is not target.published.manifest:
         _tell(manifest.reuse, engine.progress)
     return manifest

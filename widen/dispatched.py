@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -12,13 +12,17 @@ from widen.digests import DigestCache, Fingerprint
 from widen.engine import Engine
 from widen.errors import EnvironmentFault
 from widen.manifest import MergedTensor, ReuseRecord
-from widen.output import Written, link_files, with_index, write_output
+from widen.output import Files, Written, link_files, with_index, write_output
 from widen.plan import MergePlan, TensorPlan
+from widen.remote.outbox import read_record, send_files
+from widen.remote.store import Store
 from widen.reuse import DAMAGED, Reuse
 from widen.units import Fragment, Job, Unit, plan_digest
 from widen.workbench import Resources
 
 Done = Callable[[Unit, Fragment], None]
+Require = Callable[[Unit, Fragment, Written], None]
+"""Raises EnvironmentFault where a unit's file is not what it says, as far as this process sees."""
 Dispatch = Callable[[Sequence[Unit], Done], None]
 """Has every unit done somewhere, and tells each with its fragment as it is done, in any order."""
 
@@ -35,12 +39,16 @@ class Workers(Protocol):
     def write(self, plan: MergePlan, reuse: Reuse, folder: Path) -> Written:
         """Fill `folder` with the plan's weight files."""
 
+    def send(self, plan: MergePlan, reuse: Reuse, files: Files, store: Store) -> list[Written]:
+        """Put some of the plan's weight files into a folder in a storage, which this process has claimed."""
+
 
 @dataclass(frozen=True)
 class Lanes:
     """The engine of this process."""
 
     engine: Engine
+    resources: Resources
 
     def name_inputs(self, plan: MergePlan) -> None:
         """Read what is not known."""
@@ -53,17 +61,22 @@ class Lanes:
         """Raises InputsRefused for inputs that are not finite."""
         return write_output(plan, self.engine, reuse, folder)
 
+    def send(self, plan: MergePlan, reuse: Reuse, files: Files, store: Store) -> list[Written]:
+        """Raises as `send_files` does."""
+        return [send_files(plan, self.engine, reuse, files, store, self.resources.remote)]
+
 
 @dataclass(frozen=True)
 class Units:
     """Processes elsewhere, by `dispatch`. `engine` is this process's, for what is too small to send.
 
-    resources: of each unit. A failed unit fails the merge with what it raised.
+    resources: of each unit. A failed unit fails the merge with what it raised. warned: what was told of nodes.
     """
 
     engine: Engine
     dispatch: Dispatch
     resources: Resources
+    warned: set[str] = field(default_factory=set)
 
     def name_inputs(self, plan: MergePlan) -> None:
         """By units of the output files for which anything is unknown."""
@@ -93,21 +106,28 @@ class Units:
     def write(self, plan: MergePlan, reuse: Reuse, folder: Path) -> Written:
         """What is taken over whole is linked here; every other file is a unit."""
         linked = link_files(plan, self.engine, reuse, folder)
-        job, parts = self._job(plan), [linked]
-        rest = [name for name in plan.files if name not in linked.files]
+        rest = {name: part for name, part in plan.files.items() if name not in linked.files}
+        made = self._made(plan, reuse, rest, str(folder), _require_here)
+        return with_index(plan, folder, together(plan, [linked, *made]))
+
+    def send(self, plan: MergePlan, reuse: Reuse, files: Files, store: Store) -> list[Written]:
+        """Every file is a unit, which sends it from its own node."""
+        return self._made(plan, reuse, files, store.url, partial(_require_sent, store))
+
+    def _made(self, plan: MergePlan, reuse: Reuse, files: Files, folder: str, require: Require) -> list[Written]:
+        job, parts = self._job(plan), list[Written]()
         units = [
-            Unit("merge", job, name, _size(plan, name), str(folder), _reuse_of(plan.files[name], reuse))
-            for name in rest
+            Unit("merge", job, name, _size(plan, name), folder, _reuse_of(part, reuse)) for name, part in files.items()
         ]
 
         def done(unit: Unit, fragment: Fragment) -> None:
             self._learn(plan, unit, fragment)
             assert fragment.written is not None
-            _require_here(unit, fragment, fragment.written)
+            require(unit, fragment, fragment.written)
             parts.append(fragment.written)
 
         self._hand_out("merge", units, done)
-        return with_index(plan, folder, together(plan, parts))
+        return parts
 
     def _job(self, plan: MergePlan) -> Job:
         sources = tuple((one.name, one.place) for one in plan.inputs)
@@ -121,6 +141,7 @@ class Units:
         with progress.stage(label, sum(unit.size for unit in units)) as advance:
 
             def ended(unit: Unit, fragment: Fragment) -> None:
+                self._warn(fragment)
                 done(unit, fragment)
                 where[fragment.node] += 1
                 work[fragment.node] += fragment.seconds
@@ -129,6 +150,12 @@ class Units:
             self.dispatch(units, ended)
         told = (f"{node} {count} units, {work[node]:.1f} s of work" for node, count in sorted(where.items()))
         progress.note(f"{label}: {'; '.join(told)}")
+
+    def _warn(self, fragment: Fragment) -> None:
+        """Once a node and trouble, however many of its units have it."""
+        if fragment.warning and fragment.warning not in self.warned:
+            self.warned.add(fragment.warning)
+            self.engine.progress.note(f"warning: {fragment.warning}")
 
     def _learn(self, plan: MergePlan, unit: Unit, fragment: Fragment) -> None:
         for tensor in plan.files[unit.file]:
@@ -162,6 +189,16 @@ def _require_here(unit: Unit, fragment: Fragment, written: Written) -> None:
         )
 
 
+def _require_sent(store: Store, unit: Unit, fragment: Fragment, written: Written) -> None:
+    expected, found = written.files[unit.file], read_record(store, unit.file)
+    if found is None or found.digest != expected:
+        told = "has no whole file of that name" if found is None else "has another file of that name"
+        raise EnvironmentFault(
+            f"{fragment.node} sent {unit.file}, {expected.size} bytes, and {store} {told} for this machine; every node "
+            "needs the same storage: compare AWS_ENDPOINT_URL and AWS_PROFILE there and here, then run again"
+        )
+
+
 def together(plan: MergePlan, parts: Sequence[Written]) -> Written:
     """What several wrote, as one."""
     tensors: dict[str, MergedTensor] = {name: one for part in parts for name, one in part.tensors.items()}
@@ -178,7 +215,7 @@ def together(plan: MergePlan, parts: Sequence[Written]) -> Written:
 
 def workers(engine: Engine, dispatch: Dispatch | None, resources: Resources) -> Workers:
     """This process's lanes, unless there is somebody to dispatch units to."""
-    return Lanes(engine) if dispatch is None else Units(engine, dispatch, resources)
+    return Lanes(engine, resources) if dispatch is None else Units(engine, dispatch, resources)
 
 
 def here(resources: Resources, dispatch: Dispatch | None) -> Resources:

@@ -229,7 +229,8 @@ def disk_faults(out: Path) -> Iterator[None]:
             fault = f"{out}: the disk is full; nothing was published. Free some space and run again"
             raise EnvironmentFault(fault) from error
         if error.errno in (errno.EACCES, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENOTDIR, errno.EPERM, errno.EROFS):
-            raise EnvironmentFault(f"{out}: cannot write ({error.strerror}); nothing was published") from error
+            fault = f"{out}: cannot write ({error.strerror}); nothing was published. Make it writable or choose another"
+            raise EnvironmentFault(fault) from error
         raise
 
 

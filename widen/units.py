@@ -1,17 +1,19 @@
-"""A unit of a merge's work, small enough to send: done by any process that sees the inputs and the output's staging.
+"""A unit of a merge's work, small enough to send: done by any process that sees the inputs and where the output goes.
 
 A unit is one output file: the input ranges and settings that it is a function of, where it goes, and in return a
-fragment of the manifest. A unit done twice is done once: the file appears under its name whole, by a rename, and a
-second time with the same bytes.
+fragment of the manifest. A unit done twice is done once: the file appears under its name whole, by a rename or as one
+object of a storage, and a second time with the same bytes. Access to storages is the environment's of each process;
+nothing of it is in a unit.
 """
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from time import monotonic
 from typing import Any, Literal
 
@@ -24,9 +26,11 @@ from widen.plan import MergePlan, TensorPlan
 from widen.profile import Profile
 from widen.progress import silent
 from widen.remote.address import is_url
+from widen.remote.outbox import send_files
+from widen.remote.store import Store
 from widen.reuse import Reuse
 from widen.settings import Settings
-from widen.staging import FINISHED_FOLDER, UNITS_FOLDER, disk_faults
+from widen.staging import FINISHED_FOLDER, UNITS_FOLDER, disk_faults, scratch_folder
 from widen.workbench import Resources, open_engine, planned
 
 Work = Literal["name", "merge", "hash"]
@@ -50,7 +54,8 @@ class Unit:
     """One file's work. name: read and name the inputs of the output file `file`; merge: write it into `folder` as well;
     hash: the SHA-256 of the input file `file`.
 
-    size: bytes that it reads. reuse: what of it an earlier output holds.
+    folder: a staging folder that every node sees, or the URL of a merge's folder in a storage. size: bytes that it
+    reads. reuse: what of it an earlier output holds.
     """
 
     work: Work
@@ -67,7 +72,8 @@ class Unit:
 @dataclass(frozen=True)
 class Fragment:
     """What came of a unit. digests: of the sides of each merged tensor, as read, by its name. written: its part of the
-    output. files: of a unit that hashes. seconds: of work on `node`.
+    output. files: of a unit that hashes. seconds: of work on `node`. warning: what is wrong with that node and stops
+    nothing.
     """
 
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -75,19 +81,54 @@ class Fragment:
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     seconds: float = 0.0
     node: str = ""
+    warning: str = ""
 
 
 def do_unit(unit: Unit) -> Fragment:
-    """Do it, here. Raises InputsRefused for inputs that are not finite or change meanwhile, and EnvironmentFault where
-    this node does not see what the coordinator sees.
+    """Do it, here. Raises InputsRefused for inputs that are not finite or change meanwhile, and EnvironmentFault, with
+    this node's name, where it does not see what the coordinator sees or cannot do its part.
     """
-    began = monotonic()
-    if unit.work == "hash":
-        done = Fragment(files={unit.file: hash_file(Path(unit.file))})
-    else:
-        with _opened(unit.job) as (plan, engine):
-            done = _worked(unit, plan, engine)
-    return replace(done, seconds=monotonic() - began, node=socket.gethostname())
+    began, node = monotonic(), socket.gethostname()
+    try:
+        done = Fragment(files={unit.file: hash_file(Path(unit.file))}) if unit.work == "hash" else _planned(unit)
+    except EnvironmentFault as error:
+        raise EnvironmentFault(f"{node}: {error}") from error
+    warning = f"{node}: {done.warning}" if done.warning else ""
+    return replace(done, seconds=monotonic() - began, node=node, warning=warning)
+
+
+def _planned(unit: Unit) -> Fragment:
+    with _resources(unit) as (resources, warning), _opened(unit.job, resources) as (plan, engine):
+        return replace(_worked(unit, plan, engine, resources), warning=warning)
+
+
+@contextmanager
+def _resources(unit: Unit) -> Iterator[tuple[Resources, str]]:
+    """As asked; without the cache where this node cannot have it at that place, and a word on that.
+
+    What a unit without a cache fetches and sends lies in a temporary folder that goes with the unit: workers are killed
+    too often to leave it to the end of the process.
+    """
+    asked, warning = unit.job.resources, ""
+    try:
+        asked.kept("contents")
+    except EnvironmentFault as fault:
+        asked, warning = replace(asked, cache=None), f"{fault}; units there keep nothing between them"
+    if asked.cache or not any(map(is_url, [unit.folder, *(place for _, place in unit.job.sources)])):
+        yield asked, warning
+        return
+    with scratch_folder(_temporary_files(), f"widen-unit-{os.getuid()}-") as folder:
+        yield replace(asked, cache=folder), warning
+
+
+def _temporary_files() -> Path:
+    try:
+        return Path(gettempdir())
+    except FileNotFoundError as error:
+        raise EnvironmentFault(
+            "expected a cache, or a folder for temporary files, that can be written, found neither; name another "
+            "cache, or set TMPDIR"
+        ) from error
 
 
 def plan_digest(plan: MergePlan) -> str:
@@ -107,49 +148,41 @@ def _entry(checkpoint: Checkpoint, name: str) -> list[Any]:
 
 
 @contextmanager
-def _opened(job: Job) -> Iterator[tuple[MergePlan, Engine]]:
-    resources = _resources(job.resources)
+def _opened(job: Job, resources: Resources) -> Iterator[tuple[MergePlan, Engine]]:
     inputs = [Checkpoint.open(place, name, resources.remote if is_url(place) else None) for name, place in job.sources]
     with planned(inputs, job.settings, (), resources) as (plan, _):
         if plan_digest(plan) != job.plan:
             places = ", ".join(folder for _, folder in job.sources)
             raise EnvironmentFault(
-                f"{socket.gethostname()} sees other checkpoints than the coordinator under {places}; every node needs "
-                "the same files there: a shared file system, or a storage"
+                f"sees other checkpoints than the coordinator under {places}; every node needs the same files there: a "
+                "shared file system, or a storage"
             )
         with open_engine(resources, silent, Profile()) as engine:
             yield plan, engine
 
 
-def _resources(asked: Resources) -> Resources:
-    """As asked; without a cache where this node cannot have one at that place."""
-    try:
-        asked.kept("contents")
-    except EnvironmentFault:
-        return replace(asked, cache=None)
-    return asked
-
-
-def _worked(unit: Unit, plan: MergePlan, engine: Engine) -> Fragment:
+def _worked(unit: Unit, plan: MergePlan, engine: Engine, resources: Resources) -> Fragment:
     part = plan.files[unit.file]
     own = replace(plan, tensors=part)
     engine.contents.watch({side.checkpoint.name: side.checkpoint for one in part for side in one.sides}.values())
     if unit.work == "name":
         engine.name_inputs(own)
         written = None
+    elif is_url(unit.folder):
+        written = send_files(plan, engine, unit.reuse, {unit.file: part}, Store(unit.folder), resources.remote)
     else:
-        written = _written(unit, plan, engine)
+        written = _staged(unit, plan, engine)
     engine.contents.require_unchanged()
     return Fragment({one.name: tuple(engine.contents.of(*side) for side in one.sides) for one in part}, written)
 
 
-def _written(unit: Unit, plan: MergePlan, engine: Engine) -> Written:
+def _staged(unit: Unit, plan: MergePlan, engine: Engine) -> Written:
     """Write the file into a folder of its own inside the staging, and move it to its place."""
     staging = Path(unit.folder)
     if not staging.is_dir():
         raise EnvironmentFault(
-            f"{socket.gethostname()} does not see {staging.parent}, where the output is made; every node needs it: a "
-            "shared file system"
+            f"does not see {staging.parent}, where the output is made; every node needs it: a shared file system, or "
+            "an output in a storage"
         )
     with disk_faults(staging):
         (staging / UNITS_FOLDER).mkdir(exist_ok=True)

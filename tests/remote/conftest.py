@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.build import LLAMA, changed, llama_weights, write_checkpoint
 from tests.tasks.conftest import Served, served
@@ -170,3 +171,16 @@ def line(server: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     yield told
     way.shutdown()
     way.server_close()
+
+
+LARGE = LLAMA | {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 6, "vocab_size": 4096,
+                 "num_attention_heads": 8, "num_key_value_heads": 8}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A base and two models of 40 MB each."""
+    folder, weights = tmp_path_factory.mktemp("large"), llama_weights(0, torch.bfloat16, LARGE)
+    return [write_checkpoint(folder / "base", weights, LARGE, shards=2)] + [
+        write_checkpoint(folder / f"m{k}", changed(weights, k, 0.1), LARGE, shards=3) for k in (1, 2)
+    ]

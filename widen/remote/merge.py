@@ -2,23 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from widen.companions import write_companions
 from widen.digests import DigestCache, digest_of, fingerprint_of, hash_file
-from widen.dispatched import together
+from widen.dispatched import Workers, together
 from widen.engine import Engine
 from widen.inputs import describe_inputs
 from widen.manifest import Manifest, MergedTensor, Recipe, ReuseRecord, merge_key
-from widen.output import Written, with_index, write_files
+from widen.output import Written, with_index
 from widen.plan import MergePlan, TensorPlan
-from widen.remote.cache import FILES, RemoteCache
+from widen.remote.cache import RemoteCache
+from widen.remote.claim import claimed
 from widen.remote.current import PREFIX, Current
-from widen.remote.outbox import Outbox, Sent, copy_file, read_records
-from widen.remote.publish import Published, claimed, is_intact, publish
+from widen.remote.outbox import Sent, copy_file, read_records
+from widen.remote.publish import Published, is_intact, publish
+from widen.remote.room import room
 from widen.remote.store import Store
 from widen.reuse import DAMAGED, FIRST_RUN, INTERRUPTED, Reuse, find, key_of
-from widen.staging import HEADROOM_BYTES, require_space, scratch_folder
+from widen.staging import HEADROOM_BYTES
 from widen.units import plan_digest
 from widen.version import ENGINE
 
@@ -41,11 +42,15 @@ class Target:
         return self.published.current if self.published else None
 
 
-def merge_into(plan: MergePlan, engine: Engine, target: Target, recipe: Recipe, files: DigestCache | None) -> Manifest:
+def merge_into(
+    plan: MergePlan, engine: Engine, by: Workers, target: Target, recipe: Recipe, files: DigestCache | None
+) -> Manifest:
     """Merge and publish; what is published and the same already stays as it is. Raises as `widen.merge` does."""
     engine.contents.watch((*plan.inputs, *plan.checkpoints))
+    if files is not None:
+        by.hash_files(plan, files)
     if target.published is not None:
-        engine.name_inputs(plan)
+        by.name_inputs(plan)
         inputs = describe_inputs(plan, engine.contents, files, engine.progress)
         previous = target.published.manifest
         if previous.key == merge_key(ENGINE, plan.settings.content, inputs) and is_intact(
@@ -55,8 +60,8 @@ def merge_into(plan: MergePlan, engine: Engine, target: Target, recipe: Recipe, 
             return previous
     folder = folder_of(plan, recipe, target.seen, is_audited=files is not None)
     inside = target.store.within(folder)
-    with claimed(inside), scratch_folder(target.cache.scratch, "output-") as scratch:
-        written, notes = _made(plan, engine, target, inside, scratch)
+    with claimed(inside):
+        written, notes = _made(plan, engine, by, target, inside)
         inputs = describe_inputs(plan, engine.contents, files, engine.progress)
         engine.contents.require_unchanged()
     notes += [f"tied: {name} repeats another tensor and was not merged" for name in sorted(plan.tied)]
@@ -87,33 +92,29 @@ def folder_of(plan: MergePlan, recipe: Recipe, seen: Current | None, *, is_audit
     return PREFIX + digest_of({**merge, "audited": is_audited, "after": after})[:32]
 
 
-def _made(plan: MergePlan, engine: Engine, target: Target, inside: Store, scratch: Path) -> tuple[Written, list[str]]:
+def _made(plan: MergePlan, engine: Engine, by: Workers, target: Target, inside: Store) -> tuple[Written, list[str]]:
     """All files of the merge in `inside`: what a killed run left there, what earlier ones have, and the rest."""
-    kept = _kept(plan, engine, target, inside)
+    kept = _kept(plan, engine, by, target, inside)
     rest = {name: part for name, part in plan.files.items() if name not in kept}
-    largest = sorted(sum(one.slot.size for one in part) for part in rest.values())[-FILES:]
-    require_space(scratch, sum(largest) + HEADROOM_BYTES)
     reasons = _reasons(plan, engine, target, rest, is_resumed=bool(kept))
-    outbox = Outbox(inside)
-    made = write_files(plan, engine, Reuse(reasons=reasons), scratch, rest, outbox)
-    written = together(plan, [*(_written(plan, name, sent) for name, sent in kept.items()), made])
-    companions, notes = write_companions(plan, scratch)
-    whole = with_index(plan, scratch, written)
-    for path in sorted(
-        path for path in scratch.iterdir() if path.name in {*companions, *whole.files} - {*written.files}
-    ):
-        inside.write(path.name, path.read_bytes())
+    made = by.send(plan, Reuse(reasons=reasons), rest, inside)
+    written = together(plan, [*(_written(plan, name, sent) for name, sent in kept.items()), *made])
+    with room(target.cache.scratch, HEADROOM_BYTES, engine.progress) as scratch:
+        companions, notes = write_companions(plan, scratch)
+        whole = with_index(plan, scratch, written)
+        for name in sorted({*companions, *whole.files} - {*written.files}):
+            inside.write(name, (scratch / name).read_bytes())
     return replace(whole, files={**companions, **whole.files}), notes
 
 
-def _kept(plan: MergePlan, engine: Engine, target: Target, inside: Store) -> dict[str, Sent]:
+def _kept(plan: MergePlan, engine: Engine, by: Workers, target: Target, inside: Store) -> dict[str, Sent]:
     """The files that need not be made again, by name: each tensor in them a function of the same things, in order."""
     found = read_records(inside)
     earlier = [target.store.within(name) for name in _folders(target.seen)]
     others = [(folder, read_records(folder)) for folder in earlier]
     if not found and not any(records for _, records in others):
         return {}
-    engine.name_inputs(plan)
+    by.name_inputs(plan)
     kept: dict[str, Sent] = {}
     for name, part in plan.files.items():
         keys = [(one.name, key_of(plan, one, engine.contents)) for one in part]

@@ -14,11 +14,17 @@ from pathlib import Path
 from threading import Condition
 
 from widen.digests import FileDigest, canonical_json
+from widen.engine import Engine
 from widen.errors import EnvironmentFault
+from widen.output import Files, Written, write_files
+from widen.plan import MergePlan
 from widen.remote.address import join
-from widen.remote.cache import FILES
+from widen.remote.cache import FILES, RemoteCache
+from widen.remote.claim import require_claimed
+from widen.remote.room import room
 from widen.remote.store import Identity, Store
-from widen.reuse import Finished
+from widen.reuse import Finished, Reuse
+from widen.staging import HEADROOM_BYTES
 
 RECORDS = "widen-finished"
 """The folder of records, beside the files."""
@@ -46,18 +52,38 @@ class Sent:
         return {name: digest for name, _, digest in self.tensors}
 
 
-def send_file(store: Store, path: Path, name: str, finished: Finished) -> Sent:
-    """Put the file at `path` into `store` as `name`, then the record that it is whole. Done twice it is done once.
+def send_files(
+    plan: MergePlan, engine: Engine, reuse: Reuse, files: Files, store: Store, cache: RemoteCache
+) -> Written:
+    """Make some of the plan's weight files in the cache's scratch, and send each to `store` as it is whole.
 
-    Raises EnvironmentFault when the storage fails, unless somebody else has sent the same file meanwhile.
+    `store` is the folder of a merge that somebody has claimed. Raises InputsRefused for inputs that are not finite, and
+    EnvironmentFault as `send_file` and `room` do.
     """
+    require_claimed(store)
+    largest = sorted(sum(one.slot.size for one in part) for part in files.values())[-FILES:]
+    with room(cache.scratch, sum(largest) + HEADROOM_BYTES, engine.progress) as scratch:
+        return write_files(plan, engine, reuse, scratch, files, Outbox(store))
+
+
+def send_file(store: Store, path: Path, name: str, finished: Finished) -> Sent:
+    """Put the file at `path` into `store` as `name`, then the record that it is whole. Done twice it is done once: who
+    finds it there already leaves it as it is.
+
+    Raises EnvironmentFault when the storage fails, when nobody is at work in that folder any more, and when another
+    process made other bytes of the same inputs.
+    """
+    there = _same(store, name, finished)
+    if there is not None:
+        return there
+    require_claimed(store)
     try:
         identity = store.upload(path, name)
     except EnvironmentFault:
-        other = read_record(store, name)
-        if other is None or other.digest != finished.digest:
+        there = _same(store, name, finished)  # somebody else has sent it meanwhile
+        if there is None:
             raise
-        return other
+        return there
     return _recorded(store, name, identity, finished.digest, finished.keys, finished.sha256)
 
 
@@ -84,6 +110,20 @@ def read_records(store: Store) -> dict[str, Sent]:
     with ThreadPoolExecutor(ASKERS, thread_name_prefix="widen-ask") as pool:
         found = dict(zip(names, pool.map(lambda name: _read(store, name), names), strict=True))
     return {name: one for name, one in found.items() if one is not None and one.identity == listing[name]}
+
+
+def _same(store: Store, name: str, finished: Finished) -> Sent | None:
+    """What is recorded of the file there if it is a function of the same things."""
+    there = read_record(store, name)
+    if there is None or there.keys != finished.keys:
+        return None
+    if there.digest != finished.digest:
+        raise EnvironmentFault(
+            f"{store}/{name}: expected SHA-256 {there.digest.sha256[:12]}, as another process made of the same inputs, "
+            f"found {finished.digest.sha256[:12]}; nothing was sent. Memory, processor or GPU of one of the two "
+            f"machines fails: test them, remove {store}, then run again"
+        )
+    return there
 
 
 def _recorded(

@@ -7,26 +7,18 @@ OUT/widen-merge-DIGEST/widen-claim.json   somebody is at work there
 """
 
 import hashlib
-import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
 
-from widen.digests import canonical_json
+from widen.digests import FileDigest, canonical_json
 from widen.errors import EnvironmentFault, InputsRefused, OutputExists
 from widen.manifest import MANIFEST_FILE, Manifest, Recipe
 from widen.progress import Progress
+from widen.remote.claim import is_claimed, release
 from widen.remote.current import CURRENT_FILE, PREFIX, Current, read_current, write_current
-from widen.remote.outbox import read_records
-from widen.remote.store import Store
-
-CLAIM_FILE = "widen-claim.json"
-CLAIMED_S = 86_400
-"""A claim that is older is of a run that was killed."""
+from widen.remote.outbox import Sent, read_records
+from widen.remote.store import Identity, Store
 
 
 @dataclass(frozen=True)
@@ -77,37 +69,6 @@ def is_intact(store: Store, published: Published) -> bool:
     return True
 
 
-@contextmanager
-def claimed(folder: Store) -> Iterator[None]:
-    """Say, for the length of the block, that a folder of an output is worked in, so that nobody removes it.
-
-    The claim stays when the block ends well, until the folder is published, and after a kill or a fault of the
-    storage, for another run to go on; not after inputs that are refused.
-    """
-    ended = Event()
-    _claim(folder)
-    keeper = Thread(target=_keep, args=(folder, ended), name="widen-claim", daemon=True)
-    keeper.start()
-    try:
-        yield
-    except InputsRefused:
-        folder.remove(CLAIM_FILE)
-        raise
-    finally:
-        ended.set()
-        keeper.join()
-
-
-def _keep(folder: Store, ended: Event) -> None:
-    while not ended.wait(CLAIMED_S / 24):
-        with suppress(EnvironmentFault):  # whoever works there will meet it as well
-            _claim(folder)
-
-
-def _claim(folder: Store) -> None:
-    folder.write(CLAIM_FILE, canonical_json({"at": int(time.time())}).encode())
-
-
 def publish(store: Store, folder: str, manifest: Manifest, seen: Current | None, progress: Progress) -> None:
     """Let the merge in `folder` count, once all its files are there; then remove what nobody is to read any more.
 
@@ -124,7 +85,7 @@ def publish(store: Store, folder: str, manifest: Manifest, seen: Current | None,
         progress.note(f"{store}: another merge was published meanwhile; this one takes its place")
     last = found.before if found is not None and found.folder == folder else found.folder if found else None
     write_current(store, Current(folder, hashlib.sha256(data).hexdigest(), last))
-    inside.remove(CLAIM_FILE)
+    release(inside)
     inside.give_up_uploads()
     _remove_others(store, {folder, last})
 
@@ -135,15 +96,25 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def _require_whole(inside: Store, manifest: Manifest) -> None:
-    listing = inside.listing()
+    listing, records = inside.listing(), read_records(inside)
     for name, expected in manifest.files.items():
-        found = listing.get(name)
-        if found is None or found.size != expected.size:
-            told = "nothing" if found is None else f"{found.size} bytes"
+        told = _wrong(name, expected, listing.get(name), records.get(name))
+        if told is not None:
             raise EnvironmentFault(
                 f"{inside}/{name}: expected {expected.size} bytes, found {told}: somebody removed or replaced it "
                 "meanwhile; nothing was published. Run again"
             )
+
+
+def _wrong(name: str, expected: FileDigest, found: Identity | None, record: Sent | None) -> str | None:
+    """What is there instead of a file; None where it is the one. What weights are is told by their record."""
+    if found is None:
+        return "nothing"
+    if found.size != expected.size:
+        return f"{found.size} bytes"
+    if name.endswith(".safetensors") and (record is None or record.digest != expected):
+        return "as many, and no record that they are these"
+    return None
 
 
 def _manifest(store: Store, current: Current) -> Manifest:
@@ -164,14 +135,7 @@ def _manifest(store: Store, current: Current) -> Manifest:
 def _remove_others(store: Store, kept: set[str | None]) -> None:
     """The folders of merges that count no longer, but for those that somebody is at work in."""
     for name, one in store.listing().items():
-        if one is None and name.startswith(PREFIX) and name not in kept and not _is_claimed(store, name):
-            inside = store.within(name)
+        inside = store.within(name)
+        if one is None and name.startswith(PREFIX) and name not in kept and not is_claimed(inside):
             inside.give_up_uploads()
             store.remove(name)
-
-
-def _is_claimed(store: Store, name: str) -> bool:
-    data = store.read_all(f"{name}/{CLAIM_FILE}")
-    with suppress(ValueError, KeyError, TypeError):
-        return data is not None and time.time() - float(json.loads(data)["at"]) < CLAIMED_S
-    return False
