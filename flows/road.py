@@ -1,9 +1,7 @@
 """One run's recipe in the words of the rooms below: where its files lie, and each section as that room's own values."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from pathlib import Path
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
     from registry.attest.keys import SigningKey
     from registry.gate import Clause
     from registry.store import Registry
+    from tasks.cluster import Runner
     from tasks.evaluate import EvaluateSettings
     from tasks.fetch import Source
-    from tasks.spread import Runner
     from tasks.upstream import Pin
     from widen import Settings
     from widen.manifest import Recipe as MergedRecipe
@@ -44,23 +42,6 @@ Result = TypeVar("Result")
 def orchestrated(work: Call, *arguments: Any, **named: Any) -> Any:
     """Run a task as Prefect does."""
     return work(*arguments, **named)
-
-
-def side_by_side(work: Any, call: Call, arguments: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:
-    """Run a task on each of `arguments`, `workers` at a time, in whichever way `call` runs one; results in order.
-
-    The first error ends the wait for those not yet begun and is raised.
-    """
-    if workers == 1:
-        return [call(work, *one) for one in arguments]
-    with ThreadPoolExecutor(workers) as pool:
-        # A thread starts without the run that it belongs to; the copied context tells Prefect.
-        futures = [pool.submit(copy_context().run, call, work, *one) for one in arguments]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def plainly(work: Any, *arguments: Any, **named: Any) -> Any:
@@ -190,8 +171,17 @@ class Road:
             backend=asked.backend,
             backend_args=asked.backend_args,
             device=self._torch_device,
-            threads=max(1, len(os.sched_getaffinity(0)) // asked.parallel),
+            threads=self._threads,
         )
+
+    @property
+    def _threads(self) -> int:
+        """Of the processor, for one model: by the recipe alone, not by how many are scored at once, since on a
+        processor the last digits of a score may depend on it; on a node those that a unit takes.
+        """
+        if self.runner.name != "local":
+            return self.runner.share.cpus
+        return max(1, len(os.sched_getaffinity(0)) // self.recipe.require("evaluate").parallel)
 
     @property
     def clauses(self) -> tuple["Clause", ...]:
@@ -228,6 +218,8 @@ class Road:
 
     @property
     def _torch_device(self) -> str:
+        if self.runner.name != "local":
+            return "cuda" if self.runner.share.gpus else "cpu"
         if self.device == "cpu":
             return "cpu"
         import torch

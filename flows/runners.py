@@ -9,7 +9,7 @@ from widen.errors import RecipeError
 
 if TYPE_CHECKING:
     from flows.merge import MergeOptions
-    from tasks.spread import Runner
+    from tasks.cluster import Runner
 
 
 def chosen(runner: str | None) -> str:
@@ -32,7 +32,7 @@ def runner_of(runner: str | None, address: str | None, unit: str | None, device:
     Raises RecipeError for an unknown runner and for a unit that is not NAME=AMOUNT,...
     """
     from flows.settings import settings
-    from tasks.spread import Runner, Share
+    from tasks.cluster import Runner, Share
 
     name = chosen(runner)
     asked = parse_unit(unit or settings().unit or "")

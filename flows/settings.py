@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     runner: Literal["local", "ray", "dask"] = "local"
     runner_address: str | None = None
     unit: str | None = None
+    slots: PositiveInt | None = None
     remote_cache: Annotated[str, Field(pattern=r"(?i)^\d+(\.\d+)?\s*[KMG]?B?$")] = "20GB"
     watch_seconds: PositiveFloat = 15
     quiet_seconds: NonNegativeFloat = 10

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.gpu_slot import in_gpu_slot
-from flows.road import CHAMPION, MERGED, REPORT, Road, orchestrated, side_by_side, timed
+from flows.road import CHAMPION, MERGED, REPORT, Road, orchestrated, timed
+from flows.scoring import with_scorers
 from widen.adapter import JOIN
 from widen.errors import RecipeError
 from widen.staging import write_atomically
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from registry.reference import Incumbent
     from registry.registration import Registered
     from tasks.fetch import Fetched
+    from tasks.scoring import Unit
 
 
 @timed
@@ -87,6 +89,7 @@ def evaluate(road: Road, sources: tuple["Fetched", ...], measurements: Path, mer
     Returns the scorecards' files. Without a champion to compare with, none of an earlier run is left.
     """
     from tasks.evaluate import evaluate as work
+    from tasks.scoring import Unit
 
     digests = {one["name"]: one["digest"] for one in _read(measurements)["inputs"]}
     candidates = [*_participants(road, sources, digests), (MERGED, merged, _digest(merged))]
@@ -96,12 +99,14 @@ def evaluate(road: Road, sources: tuple["Fetched", ...], measurements: Path, mer
         stale.unlink()
     try:
         candidates = [_composed(road, sources, one) for one in candidates] + _champion(road, merged)
-        arguments = [(name, at, digest, settings, kept, folder / f"{name}.json") for name, at, digest in candidates]
-        paths = _scored(road, work, arguments)
+        _score(road, [Unit(name, at, digest, settings, kept) for name, at, digest in candidates])
+        return {
+            name: road.call(work, name, at, digest, settings, kept, folder / f"{name}.json")
+            for name, at, digest in candidates
+        }
     finally:
         for temporary in (CHAMPION, COMPOSED):
             shutil.rmtree(road.cache / temporary, ignore_errors=True)
-    return {name: path for (name, *_), path in zip(candidates, paths, strict=True)}
 
 
 def _participants(
@@ -129,25 +134,26 @@ def _composed(road: Road, sources: tuple["Fetched", ...], candidate: tuple[str, 
     return candidate
 
 
-def _scored(road: Road, work: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Path]:
-    """Every model scored, with how many are done on the flow run's page."""
+def _score(road: Road, models: Sequence["Unit"]) -> None:
+    """Have every score of every model at hand, side by side, with how many are asked on the flow run's page."""
     from tasks.artifacts import key_of
     from tasks.flow_progress import flow_progress
+    from tasks.side_by_side import Scorers, all_scored, divided
 
-    def words(done: int, total: int) -> str:
-        return f"{done} of {total} models"
+    if not any(one.missing() for one in models):
+        return
 
-    with (
-        flow_progress(key_of(road.recipe.name, "evaluation"), words) as progress,
-        progress.stage("scored", len(arguments)) as advance,
-    ):
+    def body(scorers: Scorers) -> None:
+        units = divided(models, scorers.slots)
+        with progress.stage("scored", sum(len(one.tasks) for one in units)) as advance:
+            all_scored(scorers, units, lambda unit: advance(len(unit.tasks)))
 
-        def call(task: Any, *given: Any) -> Path:
-            path: Path = road.call(task, *given)
-            advance(1)
-            return path
+    with flow_progress(key_of(road.recipe.name, "evaluation"), _tasks_of_models) as progress:
+        with_scorers(road, body)
 
-        return side_by_side(work, call, arguments, road.recipe.require("evaluate").parallel)
+
+def _tasks_of_models(done: int, total: int) -> str:
+    return f"{done} of {total} tasks of all models"
 
 
 def _warn_of_power(road: Road, candidates: Sequence[tuple[str, Path, str]]) -> None:

@@ -77,6 +77,12 @@ class EvaluateSettings:
         """Whether each example is a turn of its own, where a chat template is applied."""
         return bool(self.apply_chat_template) and self.fewshot_as_multiturn is not False
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs one model is spread over."""
+        spread = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+        return math.prod(int(self.backend_args.get(name, 1)) for name in spread)
+
     def prompting(self) -> dict[str, Any]:
         """Everything here that can change what a model is asked of a task, as JSON can hold it."""
         return {

@@ -3,59 +3,77 @@
 import json
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from tasks.asked_model import ask_for
 from tasks.evaluate_settings import EvaluateSettings
 from tasks.hushed import quiet_and_quick, stay_offline
-from tasks.split import Part, chosen
+from tasks.split import chosen
 from tasks.task_data import Function, anchored
 from tasks.task_definitions import Definition
 from widen.errors import EnvironmentFault, RecipeError
 
 SEED = 1234  # lm-eval's own default for few-shot sampling
 
+Done = Callable[[Definition, Mapping[str, Any], float], None]
 _LOADING = threading.Lock()  # transformers and datasets change process-wide state while they load
 
 
 def ask(
-    model: str, folder: Path, settings: EvaluateSettings, tasks: Sequence[Definition], hub: Path
-) -> Mapping[str, Any]:
-    """lm-eval's results with samples. Tasks come first: a broken one costs no model.
+    model: str, folder: Path, settings: EvaluateSettings, tasks: Sequence[Definition], hub: Path | None, done: Done
+) -> None:
+    """Load the model once and ask it each task alone; `done` is told its results, with samples, and the seconds
+    they took.
+
+    Alone, so that no batch holds requests of two tasks: scores do not depend on which other tasks are asked. All tasks
+    are built before the model is loaded: a broken one costs no model.
 
     Raises RecipeError for a task that lm-eval cannot build or ask, and as `asked_model.ask_for` does.
     """
     stay_offline(hub)
+    with quiet_and_quick(), _threads(settings.threads):
+        with _LOADING:
+            built = {one.task: _build(one, settings, hub) for one in tasks}
+            places = {one.task: _places(built[one.task], settings) for one in tasks}
+            asked = ask_for(model, folder, settings)
+        for one in tasks:
+            began = monotonic()
+            results = _answers(model, asked, built[one.task], places[one.task], settings)
+            done(one, results, monotonic() - began)
+
+
+def _answers(
+    model: str, asked: Any, built: Mapping[str, Any], places: dict[str, list[int]] | None, settings: EvaluateSettings
+) -> Mapping[str, Any]:
+    """lm-eval's results of one task, from whatever state the one before it left."""
     import torch
     from lm_eval import evaluate as harness_evaluate
 
-    with quiet_and_quick(), _threads(settings.threads):
-        with _LOADING:
-            built = _build(tasks, settings, hub)
-            places = _places(built, settings.part, settings.limit) if settings.part else None
-            asked = ask_for(model, folder, settings)
-            _seed()
-        try:
-            results: Mapping[str, Any] = harness_evaluate(
-                asked,
-                {"tasks": built, "groups": {}},
-                limit=None if settings.part else settings.limit,
-                samples=places,
-                bootstrap_iters=0,
-                system_instruction=settings.system_instruction,
-                apply_chat_template=bool(settings.apply_chat_template),
-                fewshot_as_multiturn=settings.multiturn,
-            )
-        except torch.OutOfMemoryError as error:
-            raise EnvironmentFault(
-                f"{model}: the device's memory is too small for a batch of {settings.batch_size}; lower "
-                "evaluate.batch_size, or write `auto`"
-            ) from error
-        except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
-            raise RecipeError(f"{model}: lm-eval cannot ask {_names(tasks)}: {_told(error)}") from error
+    _seed()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()  # `auto` measures the batch that fits into what is free
+    try:
+        results: Mapping[str, Any] = harness_evaluate(
+            asked,
+            {"tasks": built, "groups": {}},
+            limit=None if settings.part else settings.limit,
+            samples=places,
+            bootstrap_iters=0,
+            system_instruction=settings.system_instruction,
+            apply_chat_template=bool(settings.apply_chat_template),
+            fewshot_as_multiturn=settings.multiturn,
+        )
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentFault(
+            f"{model}: the device's memory is too small for a batch of {settings.batch_size}; lower "
+            "evaluate.batch_size, or write `auto`"
+        ) from error
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+        raise RecipeError(f"{model}: lm-eval cannot ask {', '.join(built)}: {_told(error)}") from error
     return results
 
 
@@ -63,25 +81,24 @@ def count(tasks: Sequence[Definition], settings: EvaluateSettings, hub: Path | N
     """How many documents each task has, without a model. Raises RecipeError for a task that lm-eval cannot build."""
     stay_offline(hub)
     with quiet_and_quick(), _LOADING:
-        return {name: len(list(one.eval_docs)) for name, one in _build(tasks, settings, hub).items()}
+        built = [_build(one, settings, hub) for one in tasks]
+        return {name: len(list(task.eval_docs)) for one in built for name, task in one.items()}
 
 
-def _places(built: Mapping[str, Any], part: Part, limit: int | None) -> dict[str, list[int]]:
-    """The places of a side's documents by task, among the first `limit`."""
+def _places(built: Mapping[str, Any], settings: EvaluateSettings) -> dict[str, list[int]] | None:
+    """The places of a side's documents by task, among the first `limit`; None where all documents are asked."""
     from lm_eval.utils import handle_non_serializable, hash_string
 
+    if settings.part is None:
+        return None
     places = {}
     for name, task in built.items():
-        documents = list(task.eval_docs)[:limit]
+        documents = list(task.eval_docs)[: settings.limit]
         # The hash that lm-eval names a document by among its samples, and the scorecard after it.
         texts = (json.dumps(one, indent=2, default=handle_non_serializable, ensure_ascii=False) for one in documents)
         field = (task.get_config("metadata") or {}).get("cluster")
-        places[name] = chosen(name, documents, [hash_string(text) for text in texts], field, part)
+        places[name] = chosen(name, documents, [hash_string(text) for text in texts], field, settings.part)
     return places
-
-
-def _names(tasks: Sequence[Definition]) -> str:
-    return ", ".join(one.task for one in tasks)
 
 
 def _told(error: Exception) -> str:
@@ -113,14 +130,12 @@ def _seed() -> None:
 # ---------------------------------------------------------------- tasks
 
 
-def _build(tasks: Sequence[Definition], settings: EvaluateSettings, hub: Path | None) -> dict[str, Any]:
-    """lm-eval's tasks by name, with their data loaded and their number of examples set."""
+def _build(one: Definition, settings: EvaluateSettings, hub: Path | None) -> dict[str, Any]:
+    """lm-eval's task under its name, with its data loaded and its number of examples set."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_defaults=False)  # its index stays empty: the definitions are complete
-    built: dict[str, Any] = {}
-    for one in tasks:
-        built |= _load(manager, one, hub)
+    _seed()  # a task's own code may draw
+    built = dict(_load(TaskManager(include_defaults=False), one, hub))  # its index is empty: definitions are complete
     for name, task in built.items():
         _require_answerable(name, task)
         default = task.get_config("num_fewshot")

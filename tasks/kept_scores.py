@@ -9,8 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import GateError
-from registry.scorecard import Scorecard
+from registry.scorecard import Scorecard, canonical, sha256
+from tasks.evaluate_settings import EvaluateSettings
+from tasks.task_data import hub_commit
+from tasks.task_definitions import Definition
 from widen.trimming import DAY, Leftover, files
+
+KEPT_FORMAT = 3  # raise it when the same question would give another scorecard
+
+
+def name_of(digest: str, harness: str, settings: EvaluateSettings, asked: Definition, pin: str) -> str:
+    """The file name of a task's scores: everything that can change them (batches and devices do not).
+
+    digest: the model's. pin: the definition's digest, as it was before its data were read.
+    """
+    content = {
+        "format": KEPT_FORMAT,
+        "model": digest,
+        "harness": harness,
+        "task": pin,
+        "data": hub_commit(asked.config),
+        "prompting": settings.prompting(),
+    }
+    return sha256(canonical(content)) + ".jsonl"
 
 
 def at_hand(kept: Path) -> Scorecard | None:

@@ -7,9 +7,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.artifacts import key_of
+from tasks.cluster import LOCAL, Runner
 from tasks.fetch import Fetched
 from tasks.flow_progress import flow_progress
-from tasks.spread import LOCAL, Runner
 from tasks.units import dispatch_to, resources_of
 from widen import Checkpoint, Settings
 from widen import merge as merge_checkpoints

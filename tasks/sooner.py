@@ -8,6 +8,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Sooner(Harness):  # type: ignore[misc]
 
     def __init__(self, pretrained: Any, **settings: Any) -> None:
         super().__init__(pretrained=pretrained, **settings)
-        self._silent = not sys.stderr.isatty()
+        self._silent = not sys.stderr.isatty() or parent_process() is not None  # siblings' bars overwrite each other
         self._can_keep = "logits_to_keep" in inspect.signature(pretrained.forward).parameters
         self._scored: int | None = None  # how many tokens of a row are scored at most; None for all
         self._encoded: dict[str, list[int]] = {}
@@ -64,6 +65,7 @@ class Sooner(Harness):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """As lm-eval's, silent where there is no terminal."""
+        self.batch_sizes: dict[int, int] = {}  # lm-eval keeps what `auto` measured for another task
         found: list[str] = super().generate_until(requests, disable_tqdm=self._silent)
         return found
 

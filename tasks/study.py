@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ class Search:
     space: Space
     seed: int
     trials: int
+    _out: set[int] = field(default_factory=set)
 
     @property
     def grid(self) -> bool:
@@ -67,28 +68,42 @@ class Search:
             done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
         return tuple(
             Trial(one.number, self._rounded(one.params), one.value, one.user_attrs.get(REASON))
-            for one in done[: self.wanted]
+            for one in done
+            if one.number < self.wanted
         )
 
     def ask(self) -> Trial | None:
-        """The point to try next, first of all one that was asked for and never told; None when all are done."""
-        if len(self.finished()) >= self.wanted:
-            return None
+        """The point to try next, first of all one that was asked for before a kill; it is `out` until told or given up.
+
+        None when none is left, or while the next one follows from what those that are out come to.
+        """
         with _keeping(self.storage):
-            running = self._running()
-            number = running.number if running else len(self.study.get_trials(deepcopy=False))
+            left = self._left()
+            number = left.number if left else len(self.study.get_trials(deepcopy=False))
+            if number >= self.wanted or (self._out and not self.independent(number)):
+                return None
             self.study.sampler = self._sampler(number)
-            asked = running or self.study.ask()
+            asked = left or self.study.ask()
             found = {name: _suggested(asked, name, one) for name, one in sorted(self.space.items())}
+        self._out.add(asked.number)
         return Trial(asked.number, self._rounded(found))
 
-    def _running(self) -> "Asked | None":
-        """The trial that was asked for and not told."""
-        from optuna.trial import Trial as Asked
+    def independent(self, number: int) -> bool:
+        """Whether a trial's point is the same whatever the trials before it come to."""
+        return self.grid or number < STARTUP
+
+    def _left(self) -> "Asked | None":
+        """The first trial that was asked for before a kill, and never told."""
         from optuna.trial import TrialState
 
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return Asked(self.study, running[0]._trial_id) if running else None
+        left = [one.number for one in running if one.number not in self._out]
+        return self._asked(min(left)) if left else None
+
+    def _asked(self, number: int) -> "Asked":
+        from optuna.trial import Trial as Asked
+
+        return Asked(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 
     def tell(self, trial: Trial, value: float) -> None:
         """Keep what a trial came to."""
@@ -97,6 +112,7 @@ class Search:
         self.study.sampler = TPESampler(seed=0)  # the grid's own ends the study that it was not started in
         with _keeping(self.storage):
             self.study.tell(trial.number, value)
+        self._out.discard(trial.number)
 
     def give_up(self, trial: Trial, reason: str) -> None:
         """Keep that the trial asked for comes to nothing, and why; it is not asked for again."""
@@ -105,9 +121,9 @@ class Search:
 
         self.study.sampler = TPESampler(seed=0)
         with _keeping(self.storage):
-            if (running := self._running()) is not None:
-                running.set_user_attr(REASON, reason[:LONGEST_REASON])
+            self._asked(trial.number).set_user_attr(REASON, reason[:LONGEST_REASON])
             self.study.tell(trial.number, state=TrialState.FAIL)
+        self._out.discard(trial.number)
 
     def _sampler(self, number: int) -> "BaseSampler":
         from optuna.samplers import GridSampler, TPESampler

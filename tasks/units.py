@@ -6,7 +6,8 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.spread import Runner, spread
+from tasks.cluster import Runner
+from tasks.spread import spread
 from widen import Resources
 from widen.dispatched import Dispatch, Done
 from widen.units import Fragment, Unit, do_unit

@@ -1,10 +1,10 @@
-"""Where candidates are merged, one at a time, and scored: what was merged or scored once is not again."""
+"""Where candidates are merged, one at a time, and scored, side by side: what was done once is not done again."""
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from registry.scorecard import Scorecard
     from tasks.evaluate import EvaluateSettings
     from tasks.fetch import Fetched
+    from tasks.scoring import Unit
+    from tasks.side_by_side import Scorers, Ticket
     from tasks.split import Side
     from widen.settings import Settings
 
@@ -34,11 +36,16 @@ class Merged:
 
 @dataclass(frozen=True)
 class Work:
-    """What was done so far, by name: merges made, models scored, candidates compared."""
+    """What was done so far, by name: merges made, models scored, candidates compared.
+
+    places: of candidates that lie on the disk. tickets: of units that were begun, by what they score and on which side.
+    """
 
     merged: list[str] = field(default_factory=list)
     compared: list[str] = field(default_factory=list)
     scored: list[str] = field(default_factory=list)
+    places: set[int] = field(default_factory=set)
+    tickets: "dict[tuple[str, Side], list[Ticket]]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,11 @@ class Bench:
     sources: tuple["Fetched", ...]
     digests: Mapping[str, str]
     contents: Mapping[str, str | None]
+    scorers: "Scorers"
     work: Work = field(default_factory=Work)
 
     @classmethod
-    def open(cls, road: Road, plan: Plan) -> "Bench":
+    def open(cls, road: Road, plan: Plan, scorers: "Scorers") -> "Bench":
         """Fetch the inputs and measure them. Raises InputsRefused for models that no method could merge."""
         from tasks.fetch import fetch
         from tasks.measure import measure
@@ -69,7 +77,7 @@ class Bench:
         out = plainly(measure, sources, road.settings, road.allow_config, road.device, road.cache, place)
         held = json.loads(out.read_bytes())
         refuse([Problem(**problem) for problem in held["problems"]])
-        return cls(road, plan, sources, {one["name"]: one["digest"] for one in held["inputs"]}, contents)
+        return cls(road, plan, sources, {one["name"]: one["digest"] for one in held["inputs"]}, contents, scorers)
 
     @property
     def folder(self) -> Path:
@@ -87,11 +95,10 @@ class Bench:
         return self.road.cache / "scorecards"
 
     def evaluation(self, side: "Side") -> "EvaluateSettings":
-        """What is asked on one side of the split, with all of the processor for the one model at a time."""
+        """What is asked on one side of the split."""
         from tasks.split import Part
 
-        part = Part(side, self.plan.selection, self.plan.seed)
-        return replace(self.road.evaluation, part=part, threads=len(os.sched_getaffinity(0)))
+        return replace(self.road.evaluation, part=Part(side, self.plan.selection, self.plan.seed))
 
     def identity(self) -> str:
         """sha256 of what decides every candidate's value beside its settings.
@@ -118,57 +125,115 @@ class Bench:
                 "once the change is whole, run the same command again: it begins a comparison of what is there then"
             )
 
-    def reference(self, name: str, side: "Side") -> "Scorecard":
-        """The base's or a parent's scores."""
-        source = next(one for one in self.sources if one.name == name)
-        return self.scored(name, source.folder, self.digests[name], side)
+    @property
+    def room(self) -> int:
+        """How many candidates lie on the disk at most: one is merged while the others are scored."""
+        return 1 if self.scorers.slots == 1 else self.scorers.slots + 1
 
-    def candidate(self, candidate: Candidate, side: "Side") -> Merged:
-        """A candidate's scores; its merge is made where these are not at hand, and removed once they are.
+    @property
+    def weight(self) -> int:
+        """Bytes of the base's weights, about what a candidate takes."""
+        from tasks.scoring_cost import weight_of
 
-        Raises RecipeError, InputsRefused and EnvironmentFault as the merge and the evaluation do.
-        """
-        from tasks.evaluate import is_scored
+        return weight_of(self.sources[0].folder)
 
-        settings = settings_of(candidate.merge)
-        key = self._key(settings)
-        digest = self._known(key)
-        if digest is not None and is_scored(digest, self.evaluation(side), self.kept):
-            return Merged(key, digest, self.scored(MERGED, self._out, digest, side))
-        try:
-            digest = self._merge(candidate, settings, key)
-            return Merged(key, digest, self.scored(MERGED, self._out, digest, side))
-        finally:
-            shutil.rmtree(self._out, ignore_errors=True)
+    def references(self) -> "dict[str, dict[str, Scorecard]]":
+        """The base's and the parents' scores on both sides, by name."""
+        sides: tuple[Side, ...] = ("selection", "gate")
+        models = {side: [self._model(one.name, one.folder, self.digests[one.name], side) for one in self.sources]
+                  for side in sides}  # fmt: skip
+        self._submit([one for side in sides for one in models[side]], self.scorers.slots)
+        return {side: {one.model: self._card(one) for one in models[side]} for side in sides}
 
     def scored(self, name: str, folder: Path, digest: str, side: "Side") -> "Scorecard":
         """The scores of any checkpoint on one side; `folder` is not read where they are at hand."""
-        from registry.scorecard import Scorecard
-        from tasks.evaluate import evaluate, is_scored
+        model = self._model(name, folder, digest, side)
+        self._submit([model], self.scorers.slots)
+        return self._card(model)
 
-        settings = self.evaluation(side)
-        if not is_scored(digest, settings, self.kept):
-            self.work.scored.append(name)
+    def begin(self, candidate: Candidate, side: "Side", slots: int) -> Callable[[], Merged]:
+        """Begin to score a candidate; what it returns waits for its scores.
+
+        Its merge is made where these are not at hand, and removed once they are. slots: over how many its tasks may be
+        divided. Both calls raise RecipeError, InputsRefused and EnvironmentFault as merge and evaluation do.
+        """
+        settings = settings_of(candidate.merge)
+        key = self._key(settings)
+        digest = self._known(key)
+        if digest is not None and self._in_hand(digest, side):
+            return partial(self._end, key, self._model(MERGED, self._place(0), digest, side), None)
+        place = min(set(range(self.room)) - self.work.places)
+        self.work.places.add(place)
+        try:
+            digest = self._merge(candidate, settings, key, self._place(place))
+            model = self._model(MERGED, self._place(place), digest, side)
+            self._submit([model], slots)
+        except BaseException:
+            self._clear(place)
+            raise
+        return partial(self._end, key, model, place)
+
+    def close(self) -> None:
+        """Remove candidates that were not scored to their end."""
+        shutil.rmtree(self._place(0).parent, ignore_errors=True)
+
+    def _end(self, key: str, model: "Unit", place: int | None) -> Merged:
+        try:
+            return Merged(key, model.digest, self._card(model))
+        finally:
+            if place is not None:
+                self._clear(place)
+
+    def _model(self, name: str, folder: Path, digest: str, side: "Side") -> "Unit":
+        from tasks.scoring import Unit
+
+        return Unit(name, folder, digest, self.evaluation(side), self.kept)
+
+    def _in_hand(self, digest: str, side: "Side") -> bool:
+        from tasks.evaluate import is_scored
+
+        return (digest, side) in self.work.tickets or is_scored(digest, self.evaluation(side), self.kept)
+
+    def _submit(self, models: "Sequence[Unit]", slots: int) -> None:
+        """Begin what is neither at hand nor begun."""
+        from tasks.side_by_side import divided
+
+        for unit in divided([one for one in models if _asked(one) not in self.work.tickets], slots):
+            if _asked(unit) not in self.work.tickets:
+                self.work.scored.append(unit.model)
+            ticket = self.scorers.submit(unit)
+            self.work.tickets.setdefault(_asked(unit), []).append(ticket)
+
+    def _card(self, model: "Unit") -> "Scorecard":
+        """A model's scores, once its units are done."""
+        from registry.scorecard import Scorecard
+        from tasks.evaluate import evaluate
+
+        for ticket in self.work.tickets.get(_asked(model), ()):
+            self.scorers.first([ticket])
         out = self.folder / "scored" / "card.json"
         try:
-            plainly(evaluate, name, folder, digest, settings, self.kept, out)
+            plainly(evaluate, model.model, model.folder, model.digest, model.settings, self.kept, out)
             return Scorecard.from_json(out.read_text(encoding="utf-8"))
         finally:
             shutil.rmtree(out.parent, ignore_errors=True)
 
-    @property
-    def _out(self) -> Path:
-        return self.folder / "candidate"
+    def _place(self, number: int) -> Path:
+        return self.folder / "candidate" / str(number)
 
-    def _merge(self, candidate: Candidate, settings: "Settings", key: str) -> str:
+    def _clear(self, place: int) -> None:
+        shutil.rmtree(self._place(place), ignore_errors=True)
+        self.work.places.discard(place)
+
+    def _merge(self, candidate: Candidate, settings: "Settings", key: str, out: Path) -> str:
         from tasks.merge import merge
         from widen import Manifest
         from widen.manifest import Recipe
 
-        self._clear_remains()
+        self._clear_remains(out)
         recipe = Recipe(f"compare {self.road.recipe.name}", key)
         merged = plainly(
-            merge, self.sources, settings, recipe, self.road.allow_config, self.road.device, self.road.cache, self._out
+            merge, self.sources, settings, recipe, self.road.allow_config, self.road.device, self.road.cache, out
         )
         self.work.merged.append(candidate.name)
         made = Manifest.load(merged)
@@ -177,16 +242,16 @@ class Bench:
         write_atomically(self._record(key), json.dumps({"digest": made.digest, "method": settings.method}).encode())
         return made.digest
 
-    def _clear_remains(self) -> None:
+    def _clear_remains(self, out: Path) -> None:
         """What a kill left whole belongs to this command and is replaced; half of one is nobody's."""
         from widen import Manifest
 
         try:
-            whole = Manifest.load(self._out).recipe.name == f"compare {self.road.recipe.name}"
+            whole = Manifest.load(out).recipe.name == f"compare {self.road.recipe.name}"
         except (OSError, ValueError):
             whole = False
         if not whole:
-            shutil.rmtree(self._out, ignore_errors=True)
+            shutil.rmtree(out, ignore_errors=True)
 
     def _key(self, settings: "Settings") -> str:
         """What the merged tensors are a function of, as the manifest has it."""
@@ -206,6 +271,12 @@ class Bench:
             return str(held["digest"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _asked(unit: "Unit") -> "tuple[str, Side]":
+    """What is scored, and on which side."""
+    assert unit.settings.part is not None
+    return unit.digest, unit.settings.part.side
 
 
 def _studies(road: Road) -> Path:

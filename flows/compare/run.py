@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,16 @@ from flows.environment import prepare
 from flows.recipe import Recipe
 from flows.recipe.methods import settings_of
 from flows.road import CHAMPION, Road, plainly
+from flows.scoring import with_scorers
 from widen.staging import write_atomically
 
 if TYPE_CHECKING:
     from registry.comparison_run import ComparisonRun, Entry
     from registry.decision import Decision
     from registry.scorecard import Scorecard
+    from tasks.side_by_side import Scorers
 
-QUIET = ("dvc", "filelock", "httpx", "mlflow", "tasks.evaluate")
+QUIET = ("dvc", "filelock", "httpx", "mlflow", "tasks.evaluate", "tasks.scoring")
 FEW = 30
 """Documents under which t intervals of linearised figures do not hold what they say."""
 DECISION, RESULT, PICTURE = "gate.json", "comparison.json", "comparison"
@@ -62,17 +65,26 @@ def compare_recipe(recipe_file: Path, workspace: Path, device: str, asked: Asked
 
     try:
         with run_lock(road.workspace, f"the comparison of {road.recipe.name}"):
-            _compare(road, plan, asked.write)
+            with_scorers(road, partial(_compare, road, plan, asked.write))
     except KeyboardInterrupt:
         again = shlex.join(sys.argv[1:])
         print(f"widen: stopped; what was scored is kept, and the same command goes on: widen {again}", file=sys.stderr)
         raise
 
 
-def _compare(road: Road, plan: Plan, write: Path | None) -> None:
+def _compare(road: Road, plan: Plan, write: Path | None, scorers: "Scorers") -> None:
+    bench = Bench.open(road, plan, scorers)
+    _say_room(bench)
+    try:
+        _compare_on(bench, write)
+    finally:
+        bench.close()
+
+
+def _compare_on(bench: Bench, write: Path | None) -> None:
     from registry.comparison_run import comparison_run
 
-    bench = Bench.open(road, plan)
+    road, plan = bench.road, bench.plan
     contest, cards = _contest(bench)
     name = road.recipe.require("registry").name
     with comparison_run(road.registry, name, _identity(contest), _params(plan, road), bench.digests) as run:
@@ -113,15 +125,19 @@ def _say_plan(plan: Plan, recipe: Recipe) -> None:
         _say(f"compare: left out {name}: {reason}")
 
 
+def _say_room(bench: Bench) -> None:
+    if bench.scorers.slots > 1:
+        _say(
+            f"compare: {bench.scorers.slots} candidates are scored at a time while the next is merged; at most "
+            f"{bench.room} lie on the disk, {bench.weight / 1e9:.1f} GB each"
+        )
+
+
 def _contest(bench: Bench) -> "tuple[Contest, dict[str, dict[str, Scorecard]]]":
     """The base and the parents scored on both sides, and what candidates are held against."""
     from registry.clauses import Parent
 
-    recipe = bench.road.recipe
-    cards = {
-        side: {name: bench.reference(name, side) for name in (recipe.base, *recipe.parents)}
-        for side in ("selection", "gate")
-    }
+    recipe, cards = bench.road.recipe, bench.references()
     clauses = tuple(one for one in bench.road.clauses if isinstance(one, Parent))
     parents = {name: cards["selection"][name] for name in recipe.parents}
     base = cards["selection"][recipe.base]
@@ -149,6 +165,8 @@ def _held(contest: Contest, cards: "Mapping[str, Mapping[str, Scorecard]]", run:
         run.record(_entry(one, contest.base))
     if not tried:
         raise InputsRefused(f"no method could merge and score these models; the first: {next(iter(failed.values()))}")
+    methods = contest.bench.plan.methods
+    tried.sort(key=lambda one: (methods.index(one.method), -1 if one.candidate.trial is None else one.candidate.trial))
     rows, level = ranked(tried, contest.alpha)
     base = cards["selection"][contest.base.model]
     labels = [one.label for one in base.tasks]
@@ -236,7 +254,7 @@ def _judge(
     from registry.gate import decide
 
     road, recipe, held = bench.road, bench.road.recipe, cards["gate"]
-    merged = bench.candidate(winner.candidate, "gate")
+    merged = bench.begin(winner.candidate, "gate", bench.scorers.slots)()
     parents = {name: held[name] for name in recipe.parents}
     champion = _champion(bench, merged.digest)
     decision = decide(road.clauses, merged.card, held[recipe.base], parents, recipe.require("gates").alpha, champion)

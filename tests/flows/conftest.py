@@ -27,11 +27,12 @@ class Ran:
         return self.folder / "workspace"
 
 
-def run_widen(*arguments: object, cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with an empty home folder and no way to a network proxy."""
+def run_widen(*arguments: object, cwd: Path, home: Path, **said: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with an empty home folder and what is `said` in its environment."""
     ours = ("PREFECT_", "MLFLOW_", "HF_", "WIDEN_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment = kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(home / "cache")}
+    environment |= said
     command = [sys.executable, "-m", "flows", *(str(one) for one in arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
 

@@ -119,6 +119,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
     assert database is not None
     database.parent.mkdir(parents=True)
     shutil.copyfile(empty_store, database)
+    monkeypatch.setattr(stations, "_score", lambda *_: None)
     monkeypatch.setattr(door, "evaluate", made.evaluate)
     monkeypatch.setattr(door, "is_scored", lambda digest, *_: digest in made.kept)
     monkeypatch.setattr(door, "count_documents", lambda *_: {"app_en": 50})

@@ -107,8 +107,8 @@ def same(folder: Path, other: Path) -> bool:
 
 
 def test_who_waits_for_ray_is_told_what_its_nodes_have(cluster: Cluster) -> None:
-    code = "import ray; from tasks.spread import _told_of, Runner, Share\n"
-    code += f"ray.init({cluster.address!r}, logging_level=40); print(_told_of(Runner('ray', None, Share(64))))"
+    code = "import ray; from tasks.cluster import Runner, Share, want\n"
+    code += f"ray.init({cluster.address!r}, logging_level=40); print(want(Runner('ray', None, Share(64))))"
     command = [sys.executable, "-W", "ignore", "-c", code]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert told.startswith("one takes cpus=64 of a node, and there is in all CPU=2, memory=")

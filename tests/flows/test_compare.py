@@ -23,6 +23,12 @@ compare:
   trials: 2
 """
 CANDIDATES = 2 + 2
+AHEAD = """
+compare:
+  methods: [linear, ties]
+  search: {linear: {weight.tagger: {low: 0.3, high: 1.0}}, ties: {density: [0.3, 0.7]}}
+  trials: 6
+"""
 
 
 @pytest.fixture
@@ -40,16 +46,16 @@ def place(workspace: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def killed_after(said: str, folder: Path, home: Path) -> None:
+def killed_after(said: str, folder: Path, home: Path, slots: int) -> None:
     """The command in a process of its own, killed as soon as it has said something."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "HF_"))}
-    environment = kept | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), "WIDEN_SLOTS": str(slots)}
     command = [sys.executable, "-m", "flows", "compare", "recipes/quickstart.yaml"]
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if said in line:
-                time.sleep(0.3)  # into the middle of what comes next
+                time.sleep(0.05)  # into the middle of what comes next
                 process.send_signal(signal.SIGKILL)
                 break
         process.stderr.read()
@@ -73,9 +79,9 @@ def candidates_of(folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_killed_resumed_and_run_again(place: Path, tmp_path: Path) -> None:
     home, winner = tmp_path / "home", tmp_path / "winner.yaml"
-    killed_after("compare: ties, trial 1: keeps", place, home)
+    killed_after("compare: ties, trial 1: keeps", place, home, 1)
 
-    done = run_widen("compare", "recipes/quickstart.yaml", "--write", winner, cwd=place, home=home)
+    done = run_widen("compare", "recipes/quickstart.yaml", "--write", winner, cwd=place, home=home, WIDEN_SLOTS="1")
     assert done.returncode == 0, done.stderr
     # what was said is done; one trial is left, and the winner is merged again for the gate
     assert re.findall(r"compare: (.*): keeps", done.stderr) == ["ties, trial 2"]
@@ -114,6 +120,26 @@ def test_killed_resumed_and_run_again(place: Path, tmp_path: Path) -> None:
     assert (place / "runs/quickstart/compare/comparison.svg").read_bytes() == before
     assert json.loads((place / "runs/quickstart/compare/comparison.json").read_text()) == result
     assert len(candidates_of(place)) == CANDIDATES
+
+
+@pytest.mark.slow
+def test_two_slots_and_one_that_were_killed_come_to_the_same(place: Path, tmp_path: Path) -> None:
+    """Six trials: five that two slots may try ahead, one that follows from all before; and a grid of two."""
+    recipe, home = place / "recipes" / "quickstart.yaml", tmp_path / "home"
+    recipe.write_text(recipe.read_text().replace(SECTION, AHEAD))
+    other = tmp_path / "other" / place.name
+    shutil.copytree(place.parent, other.parent, symlinks=True)
+    killed_after("compare: linear, trial 2: keeps", place, home, 2)
+    results = []
+    for folder, slots in ((place, 2), (other, 1)):
+        done = run_widen("compare", "recipes/quickstart.yaml", cwd=folder, home=home, WIDEN_SLOTS=str(slots))
+        assert done.returncode == 0, done.stderr
+        assert ("at most 3 lie on the disk" in done.stderr) == (slots == 2)
+        assert not (folder / ".widen/compare/candidate").exists()
+        results.append((folder / "runs/quickstart/compare/comparison.json").read_bytes())
+    assert results[0] == results[1]
+    assert {row["method"]: len(row["trials"]) for row in json.loads(results[0])["methods"]} == {"linear": 7, "ties": 3}
+    assert len(candidates_of(place)) == len(candidates_of(other)) == 7 + 3
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from flows.road import Road, plainly
 from registry.comparison_run import scores_of
 from registry.kept_share import Kept
 from registry.scorecard import Document, Scorecard, TaskScores
+from tasks.side_by_side import Here
 from tasks.sources import Fetched
 from tests.flows.test_recipe import WHOLE, load
 from widen.errors import InputsRefused
@@ -65,7 +66,7 @@ class Refusing(Bench):
     meanwhile: Callable[[], object] = lambda: None
     asked: list[str] = field(default_factory=list)
 
-    def candidate(self, candidate: Candidate, _side: str) -> Merged:
+    def begin(self, candidate: Candidate, _side: str, _slots: int) -> Callable[[], Merged]:
         self.asked.append(candidate.name)
         self.meanwhile()
         raise InputsRefused("a tensor of the merge is not finite")
@@ -78,7 +79,8 @@ def contest(workspace: Path, text: str = TEXT, meanwhile: Callable[[], object] =
     sources = tuple(Fetched(name, workspace / name, name, None, None, None, None, None) for name in recipe.inputs)
     contents = {one.name: content(one.folder, workspace) for one in sources}
     digests = {name: name for name in recipe.inputs}
-    bench = Refusing(road, plan_of(recipe, None, None), sources, digests, contents, meanwhile=meanwhile)
+    plan = plan_of(recipe, None, None)
+    bench = Refusing(road, plan, sources, digests, contents, Here(plainly), meanwhile=meanwhile)
     return Contest(bench, (), Scorecard("base", "d", "h", ()), {}, recipe.require("gates").alpha, bench.identity())
 
 
@@ -156,7 +158,7 @@ def test_a_change_meanwhile_stops_the_comparison(file: str, told: str, workspace
 def test_no_recipes_name_is_that_of_a_scratch_folder(name: str, workspace: Path) -> None:
     one = contest(workspace, TEXT.replace("name: quickstart", f"name: {name}", 1))
     bench = one.bench
-    for scratch in (bench._out, bench.folder / "scored", bench._record("key").parent):
+    for scratch in (bench._place(0), bench.folder / "scored", bench._record("key").parent):
         assert not bench.studies.is_relative_to(scratch)
         assert not scratch.is_relative_to(bench.studies)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flows.merge import MergeOptions
 from flows.runners import chosen, of_a_unit, parse_unit, remember, runner_of, spread_merge
-from tasks.spread import LOCAL, Runner, Share
+from tasks.cluster import LOCAL, Runner, Share
 from widen.errors import RecipeError
 
 OPTIONS = MergeOptions(Path(), "cpu", None, None, None, None)

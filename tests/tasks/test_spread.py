@@ -9,7 +9,8 @@ import pytest
 from prefect.exceptions import CrashedRun
 
 from tasks import spread as spreading
-from tasks.spread import ATTEMPTS, Runner, Share, _Spread
+from tasks.cluster import Runner, Share, is_loss
+from tasks.spread import ATTEMPTS, Units
 from widen.errors import EnvironmentFault, InputsRefused
 
 
@@ -35,8 +36,10 @@ class Work:
 
 def run(ends: Callable[[int, int], Any], units: int = 4) -> tuple[Work, dict[int, Any]]:
     work, done = Work(ends), dict[int, Any]()
-    names = [f"unit {unit}" for unit in range(units)]
-    _Spread(work, [(unit,) for unit in range(units)], names, done.__setitem__, lambda: "there is room for none").run()
+    out = Units(work, done.__setitem__)
+    for unit in range(units):
+        out.submit((unit,), f"unit {unit}")
+    out.finish()
     return work, done
 
 
@@ -88,21 +91,8 @@ def test_the_last_units_are_done_a_second_time_where_they_stay_out(monkeypatch: 
     work, done = run(lambda unit, time: None if unit == 2 and time == 1 else f"made {time}")
     assert done == {0: "made 1", 1: "made 1", 2: "made 2", 3: "made 1"}
     assert work.submitted == [0, 1, 2, 3, 2]
-    assert said[0] == "no unit ended for 0 s, 1 are still out; there is room for none"
+    assert said[0].startswith("no unit ended for 0 s, 1 are out; ")
     assert said[1] == "unit 2 takes long; it is done elsewhere as well"
-
-
-def test_who_waits_is_told_what_a_unit_takes_and_what_there_is() -> None:
-    told = spreading._told_of(Runner("local", None, Share(4, 1, 32_000_000_000, {"nvme": 1})))
-    assert told.startswith("one takes cpus=4, gpus=1, memory=32.0GB, nvme=1 of a node, and there is in all CPU=")
-
-
-def test_who_waits_for_dask_is_told_of_its_workers() -> None:
-    from distributed import Client, LocalCluster
-
-    with LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster, Client(cluster):
-        assert "in all memory=" in (told := spreading._told_of(Runner("dask")))
-        assert told.endswith(", workers=2")
 
 
 def test_ray_and_dask_say_that_a_process_is_gone() -> None:
@@ -110,11 +100,9 @@ def test_ray_and_dask_say_that_a_process_is_gone() -> None:
     from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 
     last = SimpleNamespace(address="here")
-    assert all(spreading._is_loss(one) for one in (WorkerCrashedError(), NodeDiedError("gone"), CrashedRun("")))
-    assert spreading._is_loss(KilledWorker("unit", last, 3))
-    assert not any(
-        spreading._is_loss(one) for one in (RayTaskError("unit", "", ValueError()), ValueError(), InputsRefused(""))
-    )
+    assert all(is_loss(one) for one in (WorkerCrashedError(), NodeDiedError("gone"), CrashedRun("")))
+    assert is_loss(KilledWorker("unit", last, 3))
+    assert not any(is_loss(one) for one in (RayTaskError("unit", "", ValueError()), ValueError(), InputsRefused("")))
 
 
 @pytest.mark.parametrize("name", ["ray", "dask"])

@@ -83,6 +83,37 @@ def test_another_space_or_seed_or_name_is_another_search(storage: Path) -> None:
     assert run(storage, "sce", 2) == first
 
 
+def ahead(storage: Path, name: str, trials: int, space: dict = SPACE, stop: int = 99) -> list[tuple]:
+    """As `run`, but with every point asked for as early as the search gives it; after `stop` told, none is told."""
+    told = 0
+    with open_search(storage, name, space, 0, trials) as search:
+        while out := list(iter(search.ask, None)):
+            for asked in out:
+                if told < stop:
+                    search.tell(asked, value_of(asked.parameters) if "b" in asked.parameters else 0.0)
+                    told += 1
+            if told == stop:
+                break
+        return [(one.number, dict(one.parameters), one.value) for one in search.finished()]
+
+
+def test_points_asked_ahead_are_the_same(storage: Path, tmp_path: Path) -> None:
+    assert ahead(tmp_path / "ahead.db", "ties", 8) == run(storage, "ties", 8)
+    assert ahead(tmp_path / "ahead.db", "grid", 6, GRID) == run(storage, "grid", 6, space=GRID)
+    with open_search(tmp_path / "ahead.db", "more", SPACE, 0, 8) as search:
+        first = list(iter(search.ask, None))
+        assert [one.number for one in first] == list(range(5))  # the sixth follows from what they come to
+        search.give_up(first[3], "the model overflows")
+        assert search.ask() is None
+        assert [(one.number, one.reason) for one in search.finished()] == [(3, "the model overflows")]
+
+
+def test_points_that_were_out_at_a_kill_come_first(storage: Path, tmp_path: Path) -> None:
+    assert len(ahead(tmp_path / "killed.db", "ties", 8, stop=2)) == 2  # three more were asked for
+    assert run(tmp_path / "killed.db", "ties", 8, count=1)[2][0] == 2
+    assert ahead(tmp_path / "killed.db", "ties", 8) == run(storage, "ties", 8)
+
+
 def test_what_was_given_up_is_not_asked_again(storage: Path) -> None:
     with open_search(storage, "given up", GRID, 0, 6) as search:
         asked = search.ask()
