@@ -58,3 +58,8 @@ def test_several_equal_models_are_cut_together() -> None:
 
 def test_a_load_that_costs_more_than_its_tasks_is_not_paid_twice() -> None:
     assert len(plan([(100.0, {"a": 0.5, "b": 0.4})], 8)) == 1
+
+
+def test_halves_go_by_cost_and_not_by_number() -> None:
+    asked = [(0.5, {"a": 10.0, "b": 4.0, "c": 4.0, "d": 2.0})]
+    assert [sorted(one.tasks) for one in plan(asked, 2)] == [["a"], ["b", "c", "d"]]

@@ -196,6 +196,47 @@ def test_a_clusters_nodes_make_the_same_bytes(runner: str, serial: dict[str, byt
     assert {path.name: path.read_bytes() for path in sorted((place / "cards").iterdir())} == serial
 
 
+ENDLESS = """
+import os, time
+from pathlib import Path
+
+def wait(docs):
+    Path(__file__).with_name("begun").write_text(str(os.getpid()))
+    time.sleep(3600)
+"""
+PARENT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tasks.side_by_side import all_scored, beside
+from tests.tasks.test_side_by_side import models, plainly
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    asked = models(place / ".widen" / "scorecards")[0]
+    unit = replace(asked, settings=replace(asked.settings, include_path=place / "evaluation", tasks=("app_en",)))
+    beside([{}, {}], plainly, lambda them: all_scored(them, [unit], print))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_process_in_the_middle_of_a_task_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
+    folder, script = tmp_path / "evaluation", tmp_path / "script.py"
+    shutil.copytree(QUICKSTART / "evaluation", folder)
+    with (folder / "app_en.yaml").open("a") as task:
+        task.write("process_docs: !function endless.wait\n")
+    (folder / "endless.py").write_text(ENDLESS)
+    script.write_text(PARENT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), str(tmp_path)]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL) as parent:
+        begun = folder / "begun"
+        wait_for(lambda: begun.exists() and begun.read_text())
+        parent.send_signal(number)
+    wait_for(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+
+
 def test_a_node_without_the_cache_returns_what_it_kept(serial: dict[str, bytes], tmp_path: Path) -> None:
     here = models(tmp_path / "here")[0]
     there = replace(here, cache=tmp_path / "not" / "seen")
