@@ -104,7 +104,7 @@ class Units:
         self._out: dict[Any, int] = {}
         self._tries = Counter[int]()
         self._ended: SimpleQueue[Any] = SimpleQueue()
-        self._pause, self._last = SILENCE_S, monotonic()
+        self._pause, self._last, self._silent = SILENCE_S, monotonic(), False
         self.begun, self.room = False, 1
         self.want: Callable[[], str] = str
 
@@ -138,10 +138,13 @@ class Units:
         try:
             future = self._ended.get(timeout=self._pause)
         except Empty:
-            log.warning("no unit ended for %.0f s, %d are out; %s", self._pause, len(self._left), self.want())
+            if not self._silent:
+                log.warning("no unit ended for %.0f s, %d are out; %s", self._pause, len(self._left), self.want())
+            self._silent = True
             if self._twice:
                 self._repeat()
             return
+        self._silent = False
         self._pause, self._last = max(self._pause, SILENCES * (monotonic() - self._last)), monotonic()
         self._take(future)
 

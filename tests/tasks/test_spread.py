@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,3 +117,15 @@ def test_a_cluster_that_is_not_there_is_one_line(name: str, monkeypatch: pytest.
         EnvironmentFault, match=f"--runner {name}: the cluster at 127.0.0.1:1 does not answer: no answer"
     ):
         spreading.spread(SimpleNamespace(name="unit"), [], [], runner, lambda *_: None)
+
+
+def test_a_long_silence_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(spreading, "SILENCE_S", 0.02)
+    monkeypatch.setattr(spreading.log, "warning", lambda told, *of: said.append(told % of))
+    late: Future = Future()
+    out = Units(SimpleNamespace(with_options=lambda **_: SimpleNamespace(submit=lambda: late)), lambda *_: None, False)
+    out.submit((), "evaluation")
+    Timer(0.3, late.set_result, [None]).start()
+    out.finish()
+    assert len(said) == 1
