@@ -1,5 +1,7 @@
-"""How tests are dealt to workers: those of a file stay together, and so do all that need the demo: it runs once."""
+"""How tests are dealt to workers: those of a file stay together, and so do all that need the demo, which runs once; Ctrl-C."""
 
+import signal
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,3 +25,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _needs_demo(file: Path) -> bool:
     """Whether a test in it asks for the fixture, as every one spells it."""
     return "demo: Ran" in file.read_text()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Processes begun within take a Ctrl-C, also where this one was told to ignore it, as a shell's `&` does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

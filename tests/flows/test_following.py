@@ -61,7 +61,7 @@ def test_an_event_started_one_run_and_its_page_alone_tells_the_story(team: Team)
     assert {row["verdict"] for row in json.loads(found["gate"]["data"])} == {"✓ PASS"}
     assert {row["model"] for row in json.loads(found["validation"]["data"])} == {"tagger", "indonesian"}
     assert found["evaluation"]["data"] == 100
-    assert found["evaluation"]["description"] == "scored: 4 of 4 models"
+    assert found["evaluation"]["description"] == "scored: 8 of 8 tasks of all models"
     assert "there was no champion" in found["verdict"]["data"]
     assert str(team.workspace / "runs" / NAME / "report.html") in found["verdict"]["data"]
     assert {one["flow_run_id"] for one in found.values()} == {run["id"]}

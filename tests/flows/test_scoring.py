@@ -92,6 +92,7 @@ def task_runs(folder: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_flow_ended_by_ctrl_c_leaves_nobody_and_goes_on_where_it_was(place: Path, tmp_path: Path) -> None:
     code, said = ended_at_work(signal.SIGINT, place, tmp_path)
     assert code == 130, said

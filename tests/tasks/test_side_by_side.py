@@ -221,6 +221,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_process_in_the_middle_of_a_task_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
     folder, script = tmp_path / "evaluation", tmp_path / "script.py"
     shutil.copytree(QUICKSTART / "evaluation", folder)
