@@ -1,4 +1,4 @@
-"""How tests are dealt to workers: those of a file stay together, and so do all that need the demo, which runs once; Ctrl-C."""
+"""How tests are dealt to workers: those of a file stay together, and so do all that need the demo; and Ctrl-C."""
 
 import signal
 from collections.abc import Iterator
