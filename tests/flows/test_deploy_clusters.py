@@ -298,6 +298,15 @@ def test_a_script_without_arguments_says_how_to_call_it(script: Path) -> None:
     assert done.stderr.startswith(f"usage: sbatch {script.name} ")
 
 
+# A token; else who is waited for has begun when it answers: Ray's two steps, then Prefect's server too.
+PYTHON_STAND_IN = """
+if [[ $1 == -c ]]; then echo feedface; exit; fi
+cat > /dev/null
+case $2 in */health) begun=3 ;; *) begun=2 ;; esac
+until (($(grep -c "" "${0%/bin/*}/sleeps" 2> /dev/null) >= begun)); do command -p sleep 0.02; done
+"""
+
+
 def run_ray_script(place: Path, widen: str, *arguments: str, wait: float = 60) -> subprocess.CompletedProcess[str]:
     """ray.sbatch as Slurm runs it, with stand-ins that note what they are called with, for a job of three nodes."""
     tools_folder = place / "bin"
@@ -309,7 +318,7 @@ def run_ray_script(place: Path, widen: str, *arguments: str, wait: float = 60) -
         "hostname": "echo 10.0.0.1 10.0.0.2",
         "ray": f'echo "token ${{RAY_AUTH_TOKEN:-none}} $RAY_AUTH_MODE" >> {place}/tokens; exec sleep 60',
         "prefect": f'echo "$PREFECT_SERVER_API_AUTH_STRING $PREFECT_API_URL" >> {place}/tokens; exec sleep 60',
-        "python": 'if [[ $1 == -c ]]; then echo feedface; else cat > /dev/null; echo "joined $*"; fi',
+        "python": PYTHON_STAND_IN,
         "sleep": f'[[ $1 == 5 ]] && exit 0; echo $$ >> {place}/sleeps; exec {shutil.which("sleep")} "$@"',
         "widen": widen,
     }
