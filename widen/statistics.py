@@ -5,7 +5,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite, nan, sqrt
@@ -29,8 +29,10 @@ ARITHMETIC = "widen-columns/1"
 COUNT_PIECE = 1 << 20
 DATABASE = "measured.sqlite"
 DAY = 86_400
-COMMIT_BYTES = 16 << 20
+PENDING_BYTES = 16 << 20
 """Measurements that a kill may cost; a transaction for each would cost more than measuring."""
+Row = tuple[str, str, str, bytes, int]
+"""A key, the summary, a digest of the sums' bytes, those bytes, and the day of the last use."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,15 @@ class StatisticsStore:
     """What is measured, under what it is a function of; one SQLite file in `folder`, nothing kept when that is None.
 
     Every entry carries a digest of itself: a damaged one counts as absent, and so does a file that is no database.
+    Processes share the file: what is new waits in memory, since a transaction that is open keeps all others waiting.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._kept = _open_database(folder) if folder is not None else None
         self._lock = Lock()
         self._origins: Counter[tuple[str, bool]] = Counter()
-        self._since_commit = 0
+        self._pending: dict[str, Row] = {}
+        self._pending_bytes = 0
         self._today = int(time.time()) // DAY
         self._used: set[str] = set()
 
@@ -68,7 +72,7 @@ class StatisticsStore:
 
     def has(self, key: str) -> bool:
         """Whether a measurement is there; it may still turn out damaged."""
-        return self._read("SELECT 1 FROM measured WHERE key = ?", key) is not None
+        return key in self._pending or self._read("SELECT 1 FROM measured WHERE key = ?", key) is not None
 
     def known(self, tensor: TensorPlan, key: str) -> Measured | None:
         """The measurement under `key`, or None when there is none or it is damaged."""
@@ -97,19 +101,14 @@ class StatisticsStore:
     def close(self) -> None:
         """Let go of the file."""
         if self._kept is not None:
-            with suppress(sqlite3.DatabaseError):
-                used = [(self._today, key, self._today) for key in sorted(self._used)]
-                self._kept.executemany("UPDATE measured SET used = ? WHERE key = ? AND used < ?", used)
-            self._commit()
+            self._write_pending()
+            used = [(self._today, key, self._today) for key in sorted(self._used)]
+            self._write("UPDATE measured SET used = ? WHERE key = ? AND used < ?", used)
             self._kept.close()
 
-    def _commit(self) -> None:
-        assert self._kept is not None
-        with suppress(sqlite3.DatabaseError):
-            self._kept.commit()
-
     def _get(self, key: str, tensor: TensorPlan) -> Measured | None:
-        found = self._read("SELECT summary, digest, sums FROM measured WHERE key = ?", key)
+        row = self._pending.get(key)
+        found = row[1:4] if row else self._read("SELECT summary, digest, sums FROM measured WHERE key = ?", key)
         if found is None or hashlib.sha256(found[2]).hexdigest() != found[1]:
             return None
         try:
@@ -133,14 +132,21 @@ class StatisticsStore:
         if self._kept is None:
             return
         row = (key, canonical_json(vars(measured.summary)), measured.digest, body, self._today)
-        # A cache that cannot be written costs a measurement next time, not this merge.
         with self._lock:
-            with suppress(sqlite3.DatabaseError):
-                self._kept.execute("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?, ?)", row)
-            self._since_commit += len(body)
-            if self._since_commit >= COMMIT_BYTES:
-                self._commit()
-                self._since_commit = 0
+            self._pending[key] = row
+            self._pending_bytes += len(body)
+            if self._pending_bytes >= PENDING_BYTES:
+                self._write_pending()
+
+    def _write_pending(self) -> None:
+        self._write("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?, ?)", self._pending.values())
+        self._pending, self._pending_bytes = {}, 0
+
+    def _write(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """In a transaction. A cache that cannot be written costs a measurement next time, not this merge."""
+        assert self._kept is not None
+        with suppress(sqlite3.DatabaseError), self._kept:
+            self._kept.executemany(statement, rows)
 
 
 def _open_database(folder: Path) -> sqlite3.Connection:
