@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-INTERVAL_S = 0.02
+INTERVAL_S, REST = 0.02, 50
+"""Between two samples: so long at least, and so many times what one took, since who watches takes no part."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ class _Watch:
 
     def _sample(self) -> None:
         while not self._over.is_set():
+            began = time.thread_time()
             members = family(self._pid)
             self.peak = max(self.peak, sum(anonymous(pid) for pid in members))
             self.computing.update({pid: spent for pid in members if (spent := computing(pid))})
-            self._over.wait(INTERVAL_S)
+            self._over.wait(max(INTERVAL_S, REST * (time.thread_time() - began)))
 
 
 def family(pid: int) -> list[int]:
