@@ -12,10 +12,10 @@ from statistics import median
 
 import yaml
 
-from bench.floor import read_through
 from bench.measure import run
 from bench.models import WEIGHTS_FILE, generate
 from bench.sizes import SIZES
+from bench.steady import warm
 from widen.outlook import RATES_FILE
 from widen.simulation.cluster import Cluster, Node, Rates, Storage, UnitShare
 from widen.simulation.demand import processor_seconds
@@ -73,7 +73,7 @@ class Place:
         base, *models = (str(path.resolve()) for path in inputs.values())
         content = {"merge_method": "widen", "base_model": base, "models": [{"model": model} for model in models]}
         recipe.write_text(yaml.safe_dump(content))
-        read_through(path / WEIGHTS_FILE for path in inputs.values())
+        warm([path / WEIGHTS_FILE for path in inputs.values()], self.folder)
         command = [sys.executable, "-m", "flows", "merge", str(recipe), "--out", str(out), "--cache", str(cache)]
         before = _busy_seconds()
         done = run([*command, "--device", "cpu", *way.arguments(self.processors), *more])

@@ -16,10 +16,15 @@ def machine(folder: Path) -> dict[str, str | int]:
         "processor": _field("/proc/cpuinfo", "model name"),
         "processors": len(os.sched_getaffinity(0)),
         "architecture": platform.machine(),
-        "memory_bytes": int(_field("/proc/meminfo", "MemTotal").split()[0]) * 1024,
+        "memory_bytes": memory_bytes(),
         "kernel": f"{platform.system()} {platform.release()}",
         "file_system": file_system(folder),
     }
+
+
+def memory_bytes() -> int:
+    """Of the whole machine."""
+    return int(_field("/proc/meminfo", "MemTotal").split()[0]) * 1024
 
 
 def versions() -> dict[str, str]:
