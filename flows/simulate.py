@@ -20,7 +20,7 @@ from widen.simulation.sizes import SIZES
 from widen.simulation.work import MergeWork, work_of, work_of_shapes
 from widen.workbench import planned
 
-ON_A_CLUSTER = Rates(start=14.0, worker=4.0, unit=0.5)
+ON_A_CLUSTER = Rates(start=14.0, worker=4.0, unit=0.3)
 """Seconds that starting a cluster, a worker and a unit took where this was measured (docs/scaling.md)."""
 HEAD = ("nodes", "workers", "time", "speed-up", "bound by", "read", "twice", "network", "memory", "disk", "cost")
 REMEDIES = {
